@@ -1,0 +1,383 @@
+"""The command line: index, search, add, delete, info.
+
+A thin skin over `Collection`: it parses, calls and prints. Results go to stdout, everything else to
+stderr. Exit status: 0 done, 1 an error (one line on stderr), 2 wrong usage. Heavy imports are inside
+the commands, so that `lateint --help` is there at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from lateint.collection import Collection, Hit
+    from lateint.ingest import AddReport
+
+DEFAULT = Path(".lateint")
+BATCH = 64  # queries answered at once
+WORDS = 6  # best-matching words shown for a hit
+
+app = typer.Typer(
+    name="lateint",
+    help="Search PDFs, pictures and texts by what their pages show. Works offline.",
+    epilog="Errors are one line on stderr; LATEINT_DEBUG=1 shows where they come from.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: rich would take half a second to import
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Where = Annotated[
+    Path,
+    typer.Option(
+        "--collection", "-c", envvar="LATEINT_COLLECTION", help="Folder of the collection."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Paths = Annotated[list[Path], typer.Argument(help="Files, or folders with all that is in them.")]
+Meta = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--meta", metavar="KEY=VALUE", help="Metadata to keep with these files; repeatable."
+    ),
+]
+Prune = Annotated[
+    bool, typer.Option("--prune", help="Also remove what came from files that are gone.")
+]
+Model = Annotated[
+    Path | None,
+    typer.Option("--model", help="Folder of a saved model; default: the one that ships."),
+]
+
+
+@app.callback(invoke_without_command=True)
+def _lateint(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        from lateint import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def index(
+    paths: Paths,
+    collection: Where = DEFAULT,
+    model: Model = None,
+    dpi: Annotated[float, typer.Option(help="Of rendered PDF pages; for a new collection.")] = 100,
+    cache: Annotated[
+        bool, typer.Option(help="Keep a picture of each page; for a new collection.")
+    ] = True,
+    meta: Meta = None,
+    prune: Prune = False,
+    as_json: Json = False,
+) -> None:
+    """Make a collection of files, or bring it up to date: only what is new or changed is read."""
+    from lateint.collection import Collection, exists
+
+    if exists(collection):
+        opened = Collection.open(collection, model)
+    else:
+        opened = Collection.create(collection, model, dpi=dpi, cache_pages=cache)
+    with opened:
+        _add(opened, paths, meta, prune, as_json)
+
+
+@app.command()
+def add(
+    paths: Paths,
+    collection: Where = DEFAULT,
+    meta: Meta = None,
+    prune: Prune = False,
+    as_json: Json = False,
+) -> None:
+    """Add files to a collection that exists; what changed is read again."""
+    with _open(collection) as opened:
+        _add(opened, paths, meta, prune, as_json)
+
+
+@app.command()
+def search(
+    query: Annotated[str | None, typer.Argument(help="What to look for.")] = None,
+    collection: Where = DEFAULT,
+    k: Annotated[
+        int | None, typer.Option("-k", min=1, help="Hits a query; default 10, with --queries 100.")
+    ] = None,
+    image: Annotated[Path | None, typer.Option(help="Look for pages like this picture.")] = None,
+    where: Annotated[
+        str | None, typer.Option(help="SQL over metadata: \"path like 'reports/%' and page < 10\".")
+    ] = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(help="Metadata key: only the best hit of each value (path: of each file)."),
+    ] = None,
+    queries: Annotated[
+        Path | None,
+        typer.Option(help='Answer a file of queries, a line each: {"id": ..., "text": ...}.'),
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(help="Write the answers to --queries as a TREC run; default stdout."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Print the pages that match best, with the query's words that matched."""
+    given = [what for what in (query, image, queries) if what is not None]
+    if len(given) != 1:
+        raise typer.BadParameter("wanted one of QUERY, --image and --queries")
+    if run is not None and queries is None:
+        raise typer.BadParameter("--run goes with --queries")
+    with _open(collection) as opened:
+        if queries is not None:
+            _answer(opened, queries, run, k or 100, where, group_by, as_json)
+            return
+        hits = opened.search(query, k or 10, image=image, where=where, group_by=group_by)
+    if as_json:
+        _print_json(
+            {"query": query, "image": image and str(image), "hits": [h.to_json() for h in hits]}
+        )
+    elif hits:
+        _print_hits(hits)
+    else:
+        _say("no hits: nothing fits, or the collection is empty")
+
+
+@app.command()
+def info(collection: Where = DEFAULT, as_json: Json = False) -> None:
+    """What a collection holds, and which files could not be read."""
+    with _open(collection) as opened:
+        facts = opened.info()
+    if as_json:
+        _print_json(facts.to_json())
+        return
+    print(f"collection  {facts.path}")
+    print(
+        f"documents   {facts.documents} from {facts.files} files ({facts.blank} blank pages besides)"
+    )
+    print(f"tokens      {facts.tokens}, {facts.index_bytes / 1e6:.1f} MB on the disk")
+    print(f"page cache  {facts.cache_bytes / 1e6:.1f} MB (can be deleted)")
+    print(f"model       {facts.model} ({facts.fingerprint}), pages at {facts.dpi:g} dpi")
+    print(f"folders     {', '.join(facts.folders) or 'none yet'}")
+    print(f"metadata    {', '.join(facts.metadata_keys) or 'none yet'}")
+    print(f"problems    {len(facts.problems) or 'none'}")
+    for problem in facts.problems:
+        print(f"  {problem.path}: {problem.reason}")
+
+
+@app.command()
+def delete(
+    names: Annotated[
+        list[str], typer.Argument(help="Files (report.pdf) or documents (report.pdf#page=3).")
+    ],
+    collection: Where = DEFAULT,
+    as_json: Json = False,
+) -> None:
+    """Take documents out of a collection; the files themselves stay where they are."""
+    with _open(collection) as opened:
+        gone = opened.remove(*names)
+    if as_json:
+        _print_json({"deleted": gone})
+    else:
+        print(f"deleted {gone} documents")
+
+
+def _open(path: Path) -> Collection:
+    from lateint.collection import Collection, exists
+
+    if not exists(path):
+        _fail(f"{path}: there is no collection here; make one with `lateint index PATH`")
+    return Collection.open(path)
+
+
+def _add(
+    collection: Collection, paths: list[Path], meta: list[str] | None, prune: bool, as_json: bool
+) -> None:
+    metadata = None if meta is None else dict(_pair(text) for text in meta)
+    report = collection.add(*paths, metadata=metadata, prune=prune, progress=True)
+    if as_json:
+        _print_json({"collection": str(collection.path), **report.to_json()})
+    else:
+        for problem in report.problems:
+            _say(f"not indexed: {problem.path}: {problem.reason}")
+        print(f"{_summary(report)}; {len(collection)} documents in {collection.path}")
+    if report.problems and len(collection) == 0:
+        raise typer.Exit(1)
+
+
+def _summary(report: AddReport) -> str:
+    parts = [
+        f"{report.files_added} files added",
+        f"{report.files_updated} updated" if report.files_updated else "",
+        f"{report.files_unchanged} unchanged" if report.files_unchanged else "",
+        f"{report.files_removed} removed" if report.files_removed else "",
+        f"{len(report.problems)} problems" if report.problems else "",
+        f"{report.documents} documents read in {report.seconds:.1f} s",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    """`year=2024` -> ("year", 2024): a value that is JSON is taken as such, else as a text."""
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise typer.BadParameter(f"--meta wants KEY=VALUE, got {text!r}")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
+
+
+def _print_hits(hits: Sequence[Hit]) -> None:
+    """Rank, document, page, score, words; in columns as wide as needed."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for name, side in (("", "right"), ("document", "left"), ("page", "right"), ("score", "right")):
+        table.add_column(name, justify=side, no_wrap=name != "document", overflow="fold")  # type: ignore[arg-type]
+    table.add_column("words", overflow="fold")
+    for rank, hit in enumerate(hits, start=1):
+        name = hit.id if hit.page is None else str(hit.metadata["path"])
+        page = "" if hit.page is None else str(hit.page)
+        words = ", ".join(_word(match.word, match.found) for match in hit.words[:WORDS])
+        table.add_row(str(rank), Text(name), page, f"{hit.score:.2f}", Text(words))
+    console = Console(highlight=False)
+    if not console.is_terminal:  # do not cut lines that another program reads
+        console = Console(highlight=False, width=200)
+    console.print(table)
+
+
+def _word(word: str, found: str) -> str:
+    """The query's word, and the page's own where it is another: `charge (charging)`."""
+    same = not found or word.casefold() in found.casefold()
+    return word if same else f"{word} ({found})"
+
+
+def _answer(
+    collection: Collection,
+    queries: Path,
+    run: Path | None,
+    k: int,
+    where: str | None,
+    group_by: str | None,
+    as_json: bool,
+) -> None:
+    """Answer a file of queries and write a TREC run; the file appears whole or not at all."""
+    if run is None:
+        if as_json:
+            raise typer.BadParameter(
+                "--json with --queries needs --run FILE, as stdout has the run"
+            )
+        for line in _run_lines(collection, queries, k, where, group_by):
+            sys.stdout.write(line)
+        return
+    partial = run.with_name(f".{run.name}.{os.getpid()}")
+    lines = 0
+    ids = set()
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            for line in _run_lines(collection, queries, k, where, group_by):
+                file.write(line)
+                lines += 1
+                ids.add(line.split(" ", 1)[0])
+        partial.replace(run)
+    finally:
+        partial.unlink(missing_ok=True)
+    if as_json:
+        _print_json({"run": str(run), "queries": len(ids), "lines": lines})
+    else:
+        print(f"{len(ids)} queries answered, {lines} lines in {run}")
+
+
+def _run_lines(
+    collection: Collection, queries: Path, k: int, where: str | None, group_by: str | None
+) -> Iterator[str]:
+    """`qid Q0 docid rank score lateint`; blanks in ids, which the format cannot hold, become %20."""
+    for batch in _batches(_read_queries(queries)):
+        texts = [text for _, text in batch]
+        found = collection.search_many(texts, k, where=where, group_by=group_by)
+        for (name, _), hits in zip(batch, found, strict=True):
+            for rank, hit in enumerate(hits, start=1):
+                yield f"{name} Q0 {trec_id(hit.id)} {rank} {hit.score:.6f} lateint\n"
+
+
+def trec_id(document: str) -> str:
+    """A document id without blanks, for TREC files: `%` and white space as %XX."""
+    coded = (
+        "".join(f"%{byte:02X}" for byte in character.encode())
+        if character == "%" or character.isspace()
+        else character
+        for character in document
+    )
+    return "".join(coded)
+
+
+def _read_queries(path: Path) -> Iterator[tuple[str, str]]:
+    seen = set()
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                entry = json.loads(line)
+                name, text = str(entry["id"]), entry["text"]
+            except (ValueError, KeyError, TypeError) as error:
+                _fail(f'{path}, line {number}: wanted {{"id": ..., "text": ...}} ({error!r})')
+            if not isinstance(text, str) or not text.strip():
+                _fail(f"{path}, line {number}: the text is empty")
+            if not name or any(c.isspace() for c in name) or name in seen:
+                _fail(f"{path}, line {number}: id {name!r} is empty, has blanks or comes twice")
+            seen.add(name)
+            yield name, text
+
+
+def _batches(queries: Iterator[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+    batch: list[tuple[str, str]] = []
+    for query in queries:
+        batch.append(query)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _fail(reason: str) -> NoReturn:
+    _say(f"lateint: {reason}")
+    raise typer.Exit(1)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry of the `lateint` command; ends with SystemExit."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here needs a model hub
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="lateint")
+    except Exception as error:
+        if os.environ.get("LATEINT_DEBUG"):
+            raise
+        text = " ".join(str(error).split()) or type(error).__name__
+        _say(f"lateint: {text}")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""The index: token matrices on the disk, searched with MaxSim. Imports no torch; loads lazily."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lateint.index.answers import Hit, IndexInfo
+    from lateint.index.errors import (
+        BadDocument,
+        BadFilter,
+        BadTokens,
+        DuplicateId,
+        IndexClosed,
+        IndexCorrupt,
+        IndexExists,
+        IndexLocked,
+        IndexMismatch,
+        IndexMissing,
+        IndexTooNew,
+        IndexTooOld,
+        IndexWriteFailed,
+        LateintIndexError,
+        UnknownId,
+    )
+    from lateint.index.index import Index
+    from lateint.index.tokens import Tokens
+
+__all__ = [
+    "BadDocument",
+    "BadFilter",
+    "BadTokens",
+    "DuplicateId",
+    "Hit",
+    "Index",
+    "IndexClosed",
+    "IndexCorrupt",
+    "IndexExists",
+    "IndexInfo",
+    "IndexLocked",
+    "IndexMismatch",
+    "IndexMissing",
+    "IndexTooNew",
+    "IndexTooOld",
+    "IndexWriteFailed",
+    "LateintIndexError",
+    "Tokens",
+    "UnknownId",
+]
+
+_ELSEWHERE = {"Hit": "answers", "Index": "index", "IndexInfo": "answers", "Tokens": "tokens"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_ELSEWHERE.get(name, 'errors')}"), name)

@@ -1,0 +1,62 @@
+"""Documents on their way in, checked whole before the first byte of them is written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lateint.index.catalog import check_ids, check_text, encode_metadata, some
+from lateint.index.errors import BadDocument, DuplicateId
+from lateint.index.tokens import Tokens, as_tokens, to_half
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B documents that can be kept as they are."""
+
+    ids: list[str]  # unique
+    tokens: Tokens  # float16
+    metadata: list[str]  # JSON
+    texts: list[str | None]
+
+
+def check_batch(
+    ids: Sequence[str],
+    docs: Any,
+    metadata: Sequence[dict[str, Any]] | None,
+    texts: Sequence[str | None] | None,
+    dim: int,
+) -> Batch:
+    """A batch of checked documents of width `dim`.
+
+    Raises DuplicateId, BadDocument, BadTokens, IndexMismatch; the message names the document.
+    """
+    names = check_ids(ids)
+    tokens = to_half(as_tokens(docs, dim, "document"), "document")
+    if len(tokens) != len(names):
+        raise BadDocument(f"got {len(names)} ids and {len(tokens)} documents; wanted one id each")
+    twice = [name for name, times in Counter(names).items() if times > 1]
+    if twice:
+        raise DuplicateId(f"given twice: {some(twice)}")
+    fields = _as_many(metadata, names, "metadata", {})
+    said = _as_many(texts, names, "texts", None)
+    return Batch(
+        names,
+        tokens,
+        [encode_metadata(field, name) for field, name in zip(fields, names, strict=True)],
+        [check_text(text, name) for text, name in zip(said, names, strict=True)],
+    )
+
+
+def _as_many(given: Sequence[Any] | None, names: list[str], what: str, default: Any) -> list[Any]:
+    """One item per document. Raises BadDocument."""
+    if given is None:
+        return [default] * len(names)
+    if isinstance(given, (str, bytes, dict)):
+        raise BadDocument(f"{what}: got one {type(given).__name__}; wanted a list with one per id")
+    items = list(given)
+    if len(items) != len(names):
+        raise BadDocument(f"{what}: got {len(items)} for {len(names)} ids; wanted one each")
+    return items

@@ -1,0 +1,1 @@
+"""From token matrices to ranked positions. Knows numbers only: no ids, no files, no SQL."""

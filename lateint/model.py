@@ -1,0 +1,457 @@
+"""`LateInteractionModel`: encoders by modality, and the heads they share.
+
+    items -> encoder.prepare -> encoder -> TokenGrid -> head -> Ragged
+
+This is where batches are made: items are sorted by length and grouped under a token budget, run
+without gradients, and handed back in the order they came in. The model knows no index, no loss and
+no file but its own; for training call `model.grid(...)` and a head, which keep gradients.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from lateint.config import ConfigError, from_json, nearest, read_json, to_json, write_json
+from lateint.heads import Head, make_head
+from lateint.ragged import Ragged
+from modalities import load_encoder
+from modalities.encoder import Encoder, Role, check_role
+from modalities.grid import TokenGrid
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+FORMAT = "lateint-model"
+VERSION = 1
+CONFIG = "config.json"
+HEAD_WEIGHTS = "heads.safetensors"
+BATCH_TOKENS = 16_384
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Items as vectors, in input order.
+
+    tokens: the head's rows.
+    boxes: for each row x0, y0, x1, y1 as fractions of its item's width and height, origin top
+        left (float32, on the CPU, same offsets as `tokens`); None where rows have no place: text
+        encoders without layout, and heads with one row an item.
+    """
+
+    tokens: Ragged
+    boxes: Ragged | None = None
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """config.json of a saved model. encoders: modality -> subfolder; heads: kind -> config."""
+
+    format: str
+    version: int
+    encoders: dict[str, str]
+    heads: dict[str, dict[str, Any]]
+
+
+class LateInteractionModel(nn.Module):
+    """Encoders of one shared width, by modality, under one set of heads.
+
+    Args:
+        encoders: modality ("text", "page", "image" ...) -> encoder. All must have the same `dim`.
+        heads: kinds of `lateint.heads.HEADS` with their defaults, or kind -> head.
+
+    Raises:
+        ValueError: no encoder, no head, or encoders of different widths.
+    """
+
+    def __init__(
+        self,
+        encoders: Mapping[str, Encoder],
+        heads: Sequence[str] | Mapping[str, Head] = ("multi", "single"),
+    ) -> None:
+        super().__init__()
+        if not encoders or not heads:
+            raise ValueError("a model needs at least one encoder and one head")
+        widths = {modality: encoder.dim for modality, encoder in encoders.items()}
+        if len(set(widths.values())) > 1:
+            raise ValueError(f"encoders must end in one shared width, got {widths}")
+        for name in encoders:
+            _check_name(name)
+        if not isinstance(heads, Mapping):
+            heads = {kind: make_head(kind) for kind in heads}
+        self.dim: int = next(iter(widths.values()))
+        """Shared width of the encoders' tokens."""
+        self.encoders = nn.ModuleDict(dict(encoders))
+        self.heads = nn.ModuleDict(dict(heads))
+        for kind in heads:
+            if self.head_dim(kind) > self.dim:
+                raise ValueError(
+                    f"head {kind!r} wants {self.head_dim(kind)} numbers of tokens of {self.dim}"
+                )
+
+    @classmethod
+    def from_backbones(
+        cls,
+        text: str | None = None,
+        image: str | None = None,
+        *,
+        heads: Sequence[str] | Mapping[str, Head] = ("multi", "single"),
+        dim: int = 128,
+        pretrained: bool = True,
+        text_options: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """A model to train: backbones with fresh projections to `dim`.
+
+        Args:
+            text: a transformers checkpoint: a folder, or a name on the hub.
+            image: a timm model name.
+            heads: as in the constructor.
+            dim: the shared width. Larger: better, larger index. 128 is usual.
+            pretrained: False takes random weights for the image backbone (needs no network).
+            text_options: further fields of `modalities.text.TextConfig`, e.g. document_length.
+        """
+        encoders: dict[str, Encoder] = {}
+        if text is not None:
+            from modalities.text import TransformerText
+
+            encoders["text"] = TransformerText.from_pretrained(
+                text, dim=dim, **(text_options or {})
+            )
+        if image is not None:
+            from modalities.image import TimmImage
+
+            encoders["image"] = TimmImage.from_timm(image, pretrained, dim)
+        return cls(encoders, heads)
+
+    def encoder(self, modality: str) -> Encoder:
+        """The encoder of a modality; ValueError names the modalities there are."""
+        if modality not in self.encoders:
+            raise ValueError(
+                f"this model has no encoder for {modality!r}{nearest(modality, self.encoders)}"
+            )
+        return cast(Encoder, self.encoders[modality])
+
+    def head(self, kind: str) -> Head:
+        """The head of a kind; ValueError names the heads there are."""
+        if kind not in self.heads:
+            raise ValueError(f"this model has no head {kind!r}{nearest(kind, self.heads)}")
+        return cast(Head, self.heads[kind])
+
+    def head_dim(self, kind: str = "multi") -> int:
+        """Width of the rows that a head gives: the index's `dim`."""
+        return self.head(kind).config.dim or self.dim
+
+    def grid(self, items: Sequence[Any], role: Role, *, modality: str = "text") -> TokenGrid:
+        """One batch through its encoder, with gradients if they are on: what training and
+        explanations start from. The caller keeps the batch small."""
+        encoder = self.encoder(modality)
+        grid: TokenGrid = encoder(encoder.prepare(items, role))
+        return grid
+
+    def query_labels(self, query: Any, *, modality: str = "text") -> list[str]:
+        """What each token of a query stands for; row j of its multi-vector Ragged is label j."""
+        return self.encoder(modality).labels(query, "query")
+
+    def encode_queries(
+        self,
+        items: Iterable[Any],
+        *,
+        modality: str = "text",
+        head: str = "multi",
+        batch_tokens: int = BATCH_TOKENS,
+        progress: bool = False,
+    ) -> Ragged:
+        """Queries -> Ragged, in input order. See `encode`."""
+        return self.encode(
+            items,
+            "query",
+            modality=modality,
+            head=head,
+            batch_tokens=batch_tokens,
+            progress=progress,
+        ).tokens
+
+    def encode_documents(
+        self,
+        items: Iterable[Any],
+        *,
+        modality: str = "text",
+        head: str = "multi",
+        batch_tokens: int = BATCH_TOKENS,
+        progress: bool = False,
+    ) -> Ragged:
+        """Documents -> Ragged, in input order. See `encode`; `encode_documents_iter` for many."""
+        return self.encode(
+            items,
+            "document",
+            modality=modality,
+            head=head,
+            batch_tokens=batch_tokens,
+            progress=progress,
+        ).tokens
+
+    def encode_documents_iter(
+        self,
+        items: Iterable[Any],
+        *,
+        modality: str = "text",
+        head: str = "multi",
+        window: int = 64,
+        batch_tokens: int = BATCH_TOKENS,
+        progress: bool = False,
+    ) -> Iterator[Encoded]:
+        """Documents from an iterable of any length, `window` items at a time, in input order.
+
+        At most one window of items and vectors is held: 10,000 rendered pages never are in memory
+        together. `window`: larger sorts lengths better (less padding), smaller holds less.
+        """
+        if window < 1:
+            raise ValueError(f"window is a number of items, at least 1, got {window}")
+        _check_items(items)
+        total = len(items) if isinstance(items, Sequence) else None
+        source = iter(items)
+        with _progress_bar(f"{modality} documents", total, progress) as advance:
+            while chunk := list(islice(source, window)):
+                encoded = self.encode(
+                    chunk, "document", modality=modality, head=head, batch_tokens=batch_tokens
+                )
+                advance(len(chunk))
+                del chunk
+                yield encoded
+
+    def encode(
+        self,
+        items: Iterable[Any],
+        role: Role,
+        *,
+        modality: str = "text",
+        head: str = "multi",
+        batch_tokens: int = BATCH_TOKENS,
+        gather: bool = True,
+        progress: bool = False,
+    ) -> Encoded:
+        """Raw items -> vectors and, where the encoder knows them, the boxes of their tokens.
+
+        Runs in eval mode without gradients, on the device and in the dtype of the encoder.
+
+        Args:
+            items: what the modality's encoder takes: strings, images, paths of images.
+            role: "query" or "document".
+            modality, head: keys of `encoders` and `heads`.
+            batch_tokens: most padded tokens in a batch (longest item times items, as the encoder
+                estimates). Larger: faster on a GPU, more memory. An item above it goes alone.
+            gather: True: float32 rows on the CPU. False: rows stay on the model's device, in its
+                dtype.
+            progress: a progress bar on standard error.
+
+        Returns:
+            Encoded, in input order. No items give no rows of the right width.
+
+        Raises:
+            TypeError: `items` is one string. ValueError: unknown modality, head or role.
+        """
+        check_role(role)
+        _check_items(items)
+        items = list(items)
+        encoder, to_rows = self.encoder(modality), self.head(head)
+        if batch_tokens < 1:
+            raise ValueError(f"batch_tokens is a number of tokens, at least 1, got {batch_tokens}")
+        rows: dict[int, Tensor] = {}
+        boxes: dict[int, Tensor] = {}
+        bar = _progress_bar(f"{modality} {role}s", len(items), progress)
+        with _evaluating(encoder, to_rows), torch.inference_mode(), bar as advance:
+            for batch in _batches(encoder.cost(items, role), batch_tokens):
+                grid: TokenGrid = encoder(encoder.prepare([items[i] for i in batch], role))
+                ragged: Ragged = to_rows(grid, role)
+                if gather:
+                    ragged = ragged.to("cpu", torch.float32)
+                rows.update(zip(batch, ragged, strict=True))
+                placed = _boxes(grid, encoder.modality) if to_rows.per_token else None
+                if placed is not None:
+                    boxes.update(zip(batch, placed, strict=True))
+                advance(len(batch))
+        # outside inference mode: the result may then take part in training, as a teacher's does
+        order = range(len(items))
+        tokens = Ragged.from_list([rows[i] for i in order], dim=self.head_dim(head))
+        if not items or len(boxes) < len(items):
+            return Encoded(tokens)
+        return Encoded(tokens, Ragged.from_list([boxes[i] for i in order]))
+
+    def save(self, folder: Path | str) -> None:
+        """Writes config.json, one subfolder an encoder, and heads.safetensors.
+
+        A model that is there already is replaced; any other folder that is not empty is an error.
+        config.json is written last, so a save that was cut short does not load.
+        """
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        config = folder / CONFIG
+        if folder.is_dir() and any(folder.iterdir()) and not _is_model(config):
+            raise FileExistsError(f"{folder} is not empty and holds no saved model: not touched")
+        folder.mkdir(parents=True, exist_ok=True)
+        config.unlink(missing_ok=True)
+        for modality in self.encoders:
+            self.encoder(modality).save(folder / modality)
+        weights = {k: v.detach().cpu().contiguous() for k, v in self.heads.state_dict().items()}
+        save_file(weights, str(folder / HEAD_WEIGHTS))
+        heads = {kind: to_json(self.head(kind).config) for kind in self.heads}
+        write_json(config, ModelConfig(FORMAT, VERSION, {m: m for m in self.encoders}, heads))
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Self:
+        """A saved model, on the CPU, in eval mode, in the dtype it was saved in.
+
+        Raises:
+            ConfigError (a ValueError): no saved model, one of a newer version, an unknown key
+                (the nearest known one is named), head weights missing or left over. ValueError:
+                an encoder's folder does not fit (see `modalities.load_encoder`).
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        folder = Path(folder)
+        config = _read_config(folder / CONFIG)
+        for name in (*config.encoders, *config.encoders.values()):
+            _check_name(name, f"{folder / CONFIG}: encoders: ")
+        encoders = {m: load_encoder(folder / sub) for m, sub in config.encoders.items()}
+        where = f"{folder / CONFIG}: heads"
+        heads = {kind: make_head(kind, values, where) for kind, values in config.heads.items()}
+        model = cls(encoders, heads)
+        path = folder / HEAD_WEIGHTS
+        try:
+            weights = load_file(str(path))
+        except (OSError, SafetensorError) as error:
+            raise ConfigError(f"{path}: cannot be read: {error}") from error
+        own = model.heads.state_dict()
+        missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+        if missing or extra:
+            raise ConfigError(f"{path}: missing weights {missing}, unexpected weights {extra}")
+        try:
+            model.heads.load_state_dict(weights)
+        except RuntimeError as error:
+            raise ConfigError(f"{path}: {error}") from error
+        return model.eval()
+
+
+def load(path: Path | str | None = None) -> LateInteractionModel:
+    """A model from a folder that `LateInteractionModel.save` wrote; None: the model that ships.
+
+    The shipped model reads pages ("page": rendered pages, scans) and puts text ("text") into the
+    same space, width 128; its query rows carry learned weights as their lengths. It comes with
+    the package and needs no network.
+    """
+    if path is not None:
+        return LateInteractionModel.load(path)
+    from modalities.page import PageReader, PageText
+
+    heads = {"multi": make_head("multi", {"queries": "weighted"}), "single": make_head("single")}
+    encoders: dict[str, Encoder] = {"page": PageReader.shipped(), "text": PageText.shipped()}
+    return LateInteractionModel(encoders, heads).eval()
+
+
+def _batches(cost: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Item numbers in batches whose longest item times their number stays within the budget.
+
+    The longest come first: a batch too large for the device fails at once, not after an hour."""
+    batch: list[int] = []
+    longest = 0
+    for i in sorted(range(len(cost)), key=lambda i: -cost[i]):
+        if batch and longest * (len(batch) + 1) > budget:
+            yield batch
+            batch = []
+        if not batch:
+            longest = max(1, cost[i])
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def _boxes(grid: TokenGrid, modality: str) -> list[Tensor] | None:
+    """(n_i, 4) for each item: the encoder's boxes, else the cells of a picture's lattice."""
+    counts = grid.mask.sum(1).tolist()
+    if grid.boxes is not None:
+        boxes = grid.boxes.float().cpu()
+        return [item[:count] for item, count in zip(boxes, counts, strict=True)]
+    if modality not in ("image", "page"):
+        return None
+    return [_cells(rows, cols) for rows, cols in grid.shape]
+
+
+def _cells(rows: int, cols: int) -> Tensor:
+    """(rows * cols, 4): the boxes of a lattice's cells, row by row."""
+    y, x = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
+    corners = torch.stack([x / cols, y / rows, (x + 1) / cols, (y + 1) / rows], dim=-1)
+    return corners.view(-1, 4)
+
+
+@contextmanager
+def _evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Eval mode inside; every submodule's own mode again after (some may be frozen in eval)."""
+    training = [m for module in modules for m in module.modules() if m.training]
+    for module in modules:
+        module.eval()
+    try:
+        yield
+    finally:
+        for m in training:
+            m.training = True
+
+
+@contextmanager
+def _progress_bar(label: str, total: int | None, show: bool) -> Iterator[Callable[[int], None]]:
+    """Gives a function that is told how many items were done."""
+    if not show:
+        yield lambda count: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+def _check_items(items: Any) -> None:
+    if isinstance(items, (str, bytes, Path)):
+        raise TypeError(f"items is one {type(items).__name__}: pass a list of items")
+
+
+def _check_name(name: str, where: str = "") -> None:
+    """A modality is the name of a subfolder too, and may come from a file."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
+        raise ConfigError(f"{where}{name!r} is no name of letters, digits, '-' and '_'")
+
+
+def _read_config(path: Path) -> ModelConfig:
+    data = read_json(path)
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise ConfigError(f'{path}: no saved lateint model ("format": "{FORMAT}" is missing)')
+    version = data.get("version")
+    if isinstance(version, int) and version > VERSION:
+        raise ConfigError(
+            f"{path}: format version {version} is newer than {VERSION}, the newest that this "
+            "lateint reads: upgrade lateint"
+        )
+    return from_json(ModelConfig, data, str(path))
+
+
+def _is_model(config: Path) -> bool:
+    try:
+        _read_config(config)
+    except ConfigError:
+        return False
+    return True

@@ -1,0 +1,232 @@
+"""The glyph reader: a page's pixels to one vector a word, with its box. No text comes out.
+
+A small convolutional net looks at a grey page at 100 dpi on a lattice of cells 8 pixels high and
+2 wide. For each cell it says whether a character's centre lies there, which characters may stand
+there, before and after, and how tall they are. Nothing is decoded: the probabilities of a word's
+characters are summed into the word's vector (`modalities.words.sketch`), so doubt stays doubt.
+Trained on pages whose text layer says which character stands where (scripts/train_mini.py).
+
+This module knows pixels and characters; what surrounds a word, and retrieval, are for others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from modalities import words
+
+CELL = (8, 2)  # pixels of a cell: rows, columns
+DPI = 100
+CHANNELS = (16, 16, 32, 48, 112)
+DILATIONS = (1, 2, 4, 8)  # along the line, in cells: the last sees 30 pixels to either side
+HIDDEN = 192
+
+
+@dataclass
+class Reading:
+    """What was read on one page, in reading order (top to bottom, left to right in a line).
+
+    vectors: (N, WIDTH) unit rows, one a word; boxes: (N, 4) x0, y0, x1, y1 in fractions of the
+    page; certainty: (N,) mean probability of the word's characters, 0..1.
+    """
+
+    vectors: Tensor
+    boxes: Tensor
+    certainty: Tensor
+
+
+def _conv(
+    inputs: int, outputs: int, size: tuple[int, int], stride: tuple[int, int], dilation: int = 1
+) -> nn.Sequential:
+    padding = (size[0] // 2, size[1] // 2 * dilation)
+    return nn.Sequential(
+        nn.Conv2d(
+            inputs, outputs, size, stride, padding=padding, dilation=(1, dilation), bias=False
+        ),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+class GlyphNet(nn.Module):
+    """Grey pixels (ink = 1) to a feature lattice and the maps of centres and heights.
+
+    0.25 million parameters; 8 GMAC for an A4 page. Early stride and few channels, because on a
+    CPU the high-resolution layers cost most.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        c = CHANNELS
+        self.stem = nn.Sequential(
+            _conv(1, c[0], (5, 5), (2, 2)),
+            _conv(c[0], c[1], (3, 3), (1, 1)),
+            _conv(c[1], c[2], (3, 3), (2, 1)),
+            _conv(c[2], c[3], (3, 3), (1, 1)),
+            _conv(c[3], c[4], (3, 3), (2, 1)),
+        )
+        self.line = nn.ModuleList(_conv(c[4], c[4], (1, 3), (1, 1), d) for d in DILATIONS)
+        self.centre = nn.Conv2d(c[4], 2, 1)  # logit of a character's centre, log of its height
+        self.hidden = nn.Linear(c[4], HIDDEN)
+        self.classes = nn.Linear(HIDDEN, words.CLASSES + 2 * words.NEIGHBOURS)
+
+    def lattice(self, ink: Tensor) -> Tensor:
+        """(B, 1, H, W) ink in 0..1 -> features (B, C, H / 8, W / 2), rounded up."""
+        x = self.stem(ink)
+        for layer in self.line:
+            x = x + layer(x)
+        return x
+
+    def characters(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Features of chosen cells (N, C) -> logits of the character here, before and after."""
+        out = self.classes(torch.relu(self.hidden(features)))
+        here, before, after = out.split(
+            [words.CLASSES, words.NEIGHBOURS, words.NEIGHBOURS], dim=1
+        )
+        return here, before, after
+
+    def forward(self, ink: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, C, h, w) and maps (B, 2, h, w): centre logit, log height in cells."""
+        features = self.lattice(ink)
+        return features, self.centre(features)
+
+    @torch.inference_mode()
+    def read(self, ink: Tensor) -> Reading:
+        """The words of one page. ink: (H, W) in 0..1, a page at about 100 dpi."""
+        top, left, printed = _printed(ink)
+        if not printed.numel():
+            empty = torch.zeros(0, dtype=torch.float32, device=ink.device)
+            return Reading(empty.view(0, words.WIDTH), empty.view(0, 4), empty)
+        features, maps = self(printed[None, None])
+        presence = merge(torch.sigmoid(maps[0, 0].float()))
+        row, column = torch.nonzero(presence > PRESENT, as_tuple=True)  # sorted by row, column
+        if not len(row):
+            empty = torch.zeros(0, dtype=torch.float32, device=ink.device)
+            return Reading(empty.view(0, words.WIDTH), empty.view(0, 4), empty)
+        here, before, after = (
+            logits.float().softmax(1) for logits in self.characters(features[0, :, row, column].T)
+        )
+        weight = presence[row, column].clamp(max=1)
+        tall = torch.exp(maps[0, 1, row, column].float()) * CELL[0]  # pixels
+        word = _words(row, column, tall, before[:, words.BOUNDARY], after[:, words.BOUNDARY])
+        count = int(word[-1]) + 1
+
+        def total(values: Tensor) -> Tensor:
+            return values.new_zeros(count, *values.shape[1:]).index_add_(0, word, values)
+
+        book = words.codebook().to(ink.device)
+        vectors = total(weight[:, None] * words.sketch(book, before, here, after))
+        sums = total(torch.stack([weight, weight * here.max(1).values, weight * tall], 1))
+        mass, tallness = sums[:, 0], sums[:, 2] / sums[:, 0]
+        row, column = row + top // CELL[0], column + left // CELL[1]
+        boxes = _boxes(row, column, word, tallness, ink.shape)
+        letters = total(torch.ones_like(weight))
+        sure = mass / letters > SURE
+        chosen = torch.nonzero(sure)[:, 0][reading_order(boxes[sure])]
+        unit = F.normalize(vectors[chosen], dim=1)
+        return Reading(unit, boxes[chosen], (sums[:, 1] / mass)[chosen])
+
+
+PRESENT = 0.25  # a cell with less than this is no character's centre; lower: more noise is read
+SURE = 0.4  # mean presence of a word's characters below which it is background
+LINE_LOW, LINE_HIGH = 0.56, 0.44  # of a line's height: from its middle up to its top, and down
+
+
+def _printed(ink: Tensor) -> tuple[int, int, Tensor]:
+    """Top, left and the part of a page that carries ink, on the lattice, with a margin: a third
+    of most pages is white, and reading it costs as much as reading print."""
+    dark = ink > 0.25
+    rows, columns = torch.nonzero(dark.any(1))[:, 0], torch.nonzero(dark.any(0))[:, 0]
+    if not len(rows):
+        return 0, 0, ink[:0, :0]
+    margin = 16
+    top = max(0, (int(rows[0]) - margin) // CELL[0] * CELL[0])
+    left = max(0, (int(columns[0]) - margin) // CELL[1] * CELL[1])
+    bottom, right = int(rows[-1]) + margin, int(columns[-1]) + margin
+    return top, left, ink[top:bottom, left:right]
+
+
+def merge(presence: Tensor) -> Tensor:
+    """Puts a centre that lies on the edge between cells into one of them. (h, w) -> (h, w)
+
+    A line of text whose middle falls on the edge between two rows is seen half in each: unless
+    both rows are strong of their own (two lines), the row that is stronger along the line takes
+    both halves. The same along the line, between neighbouring columns.
+    """
+    p = presence
+    near = F.max_pool1d(p[:, None], 25, 1, 12)[:, 0]
+    along = F.avg_pool1d(p[:, None], 25, 1, 12)[:, 0]
+    split = torch.minimum(near[:-1], near[1:]) < 0.75
+    up = split & (along[:-1] >= along[1:])  # the upper row of the pair takes
+    down = split & ~up
+    zero = torch.zeros_like(p[:1])
+    keep_upper, keep_lower = torch.cat([~down, zero == 0]), torch.cat([zero == 0, ~up])
+    given = p * (keep_upper & keep_lower)
+    p = given + torch.cat([p[1:] * up, zero]) + torch.cat([zero, p[:-1] * down])
+
+    left = F.pad(p, (1, 0))[:, :-1]
+    right = F.pad(p, (0, 1))[:, 1:]
+    weak = p < 0.6
+    lost = weak & ((left > p) | (right >= p)) & ((left + p < 1.4) & (right + p < 1.4))
+    gift = p * lost
+    to_left = gift * (left >= right)
+    return p - gift + F.pad(to_left, (0, 1))[:, 1:] + F.pad(gift - to_left, (1, 0))[:, :-1]
+
+
+def _words(row: Tensor, column: Tensor, tall: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """Index of the word that each character belongs to; a word ends where its last character
+    expects nothing after it and the next nothing before it, or at a wide gap."""
+    gap = (column[1:] - column[:-1]) * CELL[1]
+    ends = (row[1:] != row[:-1]) | (gap > 1.3 * tall[1:]) | ((after[:-1] + before[1:]) > 1)
+    return F.pad(ends.long().cumsum(0), (1, 0))
+
+
+def _boxes(
+    row: Tensor, column: Tensor, word: Tensor, tall: Tensor, shape: torch.Size
+) -> Tensor:
+    """(N, 4) boxes in fractions of the page from the cells of the words' characters."""
+    count = len(tall)
+    x = (column.float() + 0.5) * CELL[1]
+    big = torch.full((count,), float("inf"), device=x.device)
+    first = big.scatter_reduce(0, word, x, "amin")
+    last = (-big).scatter_reduce(0, word, x, "amax")
+    middle = big.scatter_reduce(0, word, (row.float() + 0.5) * CELL[0], "amin")
+    height, width = shape
+    box = torch.stack(
+        [
+            (first - 0.25 * tall) / width, (middle - LINE_LOW * tall) / height,
+            (last + 0.25 * tall) / width, (middle + LINE_HIGH * tall) / height,
+        ], 1,
+    )  # fmt: skip
+    return box.clamp(0, 1)
+
+
+def reading_order(boxes: Tensor) -> Tensor:
+    """Indices that put boxes (N, 4) in lines from top to bottom, and left to right in a line."""
+    if not len(boxes):
+        return torch.zeros(0, dtype=torch.long, device=boxes.device)
+    lines = line_numbers(boxes)
+    return torch.argsort(lines.double() * 4 + boxes[:, 0].double().clamp(0, 1), stable=True)
+
+
+def line_numbers(boxes: Tensor) -> Tensor:
+    """The line of each box (N, 4), counted from the top: boxes whose middles are nearer than
+    half a line's height to the next one above are on its line."""
+    middle = (boxes[:, 1] + boxes[:, 3]) / 2
+    tall = boxes[:, 3] - boxes[:, 1]
+    order = torch.argsort(middle, stable=True)
+    step = middle[order][1:] - middle[order][:-1]
+    fresh = step > 0.35 * torch.minimum(tall[order][1:], tall[order][:-1])
+    line = torch.zeros(len(boxes), dtype=torch.long, device=boxes.device)
+    line[order] = F.pad(fresh.long().cumsum(0), (1, 0))
+    return line
+
+
+def ink_of(grey: Tensor) -> Tensor:
+    """uint8 grey pixels (H, W) -> ink in 0..1, dark print on light paper whatever it was."""
+    ink = 1 - grey.float() / 255
+    return 1 - ink if ink.median() > 0.5 else ink

@@ -1,0 +1,110 @@
+"""Words and their fixed vectors: what a page reader aims at and what a query starts from.
+
+A word's vector is a sum over its characters of random codes bound together (a tensor sketch of
+its character uni-, bi- and trigrams), so it needs no vocabulary and no stored table: words never
+seen in training, names and numbers get vectors that are near those of words spelt like them.
+Because the sketch is a product of per-character codes, a network that is unsure between two
+characters can put its probabilities where a speller puts one-hot rows, and gets the expectation.
+
+This module knows characters only: no pixels, no layout, no retrieval.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from functools import cache
+from hashlib import sha256
+
+import numpy as np
+import torch
+from torch import Tensor
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
+OTHER = len(LETTERS)  # a letter or digit outside LETTERS after folding
+BOUNDARY = OTHER + 1  # as a neighbour: the word begins or ends here
+CLASSES = OTHER + 1  # of a character
+NEIGHBOURS = BOUNDARY + 1  # of a character's neighbour
+WIDTH = 256  # of a word's vector
+
+_CODE = {letter: i for i, letter in enumerate(LETTERS)}
+_FOLD = {"ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "đ": "d", "ð": "d", "ł": "l", "þ": "th", "ı": "i"}
+_RUN = re.compile(r"[^\W_]+")
+MAX_LETTERS = 40  # of one word; longer runs are data, not language
+
+
+def fold(character: str) -> str:
+    """Lower case, without accents, ligatures taken apart: "É" -> "e", "ﬁ" -> "fi"; "" for marks."""
+    low = character.lower()
+    if low in _FOLD:
+        return _FOLD[low]
+    parts = unicodedata.normalize("NFKD", low)
+    return "".join(_FOLD.get(p, p) for p in parts if p.isalnum())
+
+
+def split(text: str) -> Iterator[tuple[str, int, int]]:
+    """The words of a text: (folded word, start, end), runs of letters and digits.
+
+    Punctuation, underscores and white space divide words, so `warm-up` is two. A run without
+    any of LETTERS (another script) is left out: all such runs of a length would look the same.
+    """
+    for run in _RUN.finditer(text):
+        word = "".join(fold(c) for c in run.group())[:MAX_LETTERS]
+        if not _CODE.keys().isdisjoint(word):
+            yield word, run.start(), run.end()
+
+
+def codes(word: str) -> list[int]:
+    """Class of each character of a folded word."""
+    return [_CODE.get(character, OTHER) for character in word]
+
+
+@cache
+def codebook() -> Tensor:
+    """The fixed random codes, (6, NEIGHBOURS, WIDTH) fp32 on the CPU, entries +1 or -1.
+
+    One for a character alone, two for a bigram's places, three for a trigram's. Bits of SHA-256
+    in counter mode: the same on every machine and release, so nothing has to be stored.
+    """
+    count = 6 * NEIGHBOURS * WIDTH
+    stream = b"".join(sha256(b"lateint words %d" % i).digest() for i in range(count // 256 + 1))
+    bits = np.unpackbits(np.frombuffer(stream, dtype=np.uint8))[:count]
+    with torch.inference_mode(False):  # made once, used in training as well
+        return torch.from_numpy(bits.astype(np.float32) * 2 - 1).view(6, NEIGHBOURS, WIDTH)
+
+
+UNIGRAM, BIGRAM, TRIGRAM = 0.5, 1.0, 1.0  # shares in the sketch; trigrams tell words apart best
+
+
+def sketch(book: Tensor, before: Tensor, here: Tensor, after: Tensor) -> Tensor:
+    """What one character adds to its word's vector, in expectation over its neighbours.
+
+    before, after: (N, NEIGHBOURS), here: (N, CLASSES): probabilities (one-hot when spelt).
+    Returns (N, WIDTH).
+    """
+    here = torch.nn.functional.pad(here, (0, NEIGHBOURS - here.shape[1]))
+    bigram = (before @ book[1]) * (here @ book[2])
+    trigram = (before @ book[3]) * (here @ book[4]) * (after @ book[5])
+    return UNIGRAM * (here @ book[0]) + BIGRAM * bigram + TRIGRAM * trigram
+
+
+def vectors(words: Sequence[str]) -> Tensor:
+    """Unit vectors of folded words, (len(words), WIDTH) fp32."""
+    book = codebook()
+    if not words:
+        return torch.zeros(0, WIDTH)
+    spelt = [codes(word) for word in words]
+    flat = torch.tensor([c for word in spelt for c in word])
+    owner = torch.tensor([i for i, word in enumerate(spelt) for _ in word])
+    before = torch.tensor([c for word in spelt for c in [BOUNDARY, *word[:-1]]])
+    after = torch.tensor([c for word in spelt for c in [*word[1:], BOUNDARY]])
+
+    def one_hot(index: Tensor, size: int) -> Tensor:
+        return torch.nn.functional.one_hot(index, size).float()
+
+    parts = sketch(
+        book, one_hot(before, NEIGHBOURS), one_hot(flat, CLASSES), one_hot(after, NEIGHBOURS)
+    )
+    total = torch.zeros(len(words), WIDTH).index_add_(0, owner, parts)
+    return torch.nn.functional.normalize(total, dim=1)

@@ -1,0 +1,233 @@
+"""Finds the page by its title: the page model beside what a user would do instead.
+
+    python scripts/bench_pages.py --data DATA [--tesseract-pages 12]
+
+Pages: all of the English PDFs of the development packages. Queries: their outline titles of two
+words or more, numbering stripped; the page a title points to answers it. Rows: BM25 on the true
+text layer; MaxSim on the true words (what the model would reach if it read without error); the
+model on pixels alone, multi-vector and single-vector; and the time of Tesseract for the same
+pages, with its own threads and with one (OMP_THREAD_LIMIT=1), whichever is faster for it.
+The bound: reading needs 8 GMAC a page, about 0.06 s at one core's fp32 peak of 139 GFLOP/s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import bm25s
+import ir_measures
+import numpy as np
+import page_data
+import torch
+from ir_measures import RR, R, nDCG
+from layout_data import Corpus, collect
+from read_pages import Job, read_all, save_readings
+from results import record
+from safetensors.torch import load_file
+from torch import Tensor
+
+from modalities import pdf, words
+from modalities.layout import LayoutContext, QueryContext, geometry
+from modalities.page import PageReader, PageText
+
+ENGLISH = (
+    "octave-doc/usr/share/doc/octave/octave.pdf",
+    "octave-doc/usr/share/doc/octave/liboctave.pdf",
+    "octave-doc/usr/share/doc/octave/refcard-a4.pdf",
+    "installation-guide-amd64/usr/share/doc/installation-guide-amd64/en/install.en.pdf",
+    "packaging-tutorial/usr/share/doc/packaging-tutorial/packaging-tutorial.pdf",
+    "debian-history/usr/share/doc/debian-history/docs/project-history.en.pdf",
+)
+DEVELOPMENT = tuple(dict.fromkeys(name.split("/")[0] for name in ENGLISH))
+MEASURES = (nDCG @ 5, R @ 1, R @ 10, RR @ 10)
+
+
+def evaluate(qrels: dict[str, dict[str, int]], scores: np.ndarray, names: list[str]) -> dict[str, float]:
+    """Measures of a (queries, pages) score matrix."""
+    top = np.argsort(-scores, axis=1, kind="stable")[:, :100]
+    run = {
+        query: {names[page]: float(scores[i, page]) for page in top[i]}
+        for i, query in enumerate(qrels)
+    }
+    found = ir_measures.calc_aggregate(MEASURES, qrels, run)
+    return {str(m): round(found[m], 4) for m in MEASURES}
+
+
+def bm25(corpus: Corpus, queries: list[list[str]]) -> np.ndarray:
+    """BM25 (Lucene's, bm25s defaults) over the folded words of the text layer."""
+    pages = [
+        [corpus.vocabulary[i] for i in corpus.ids[s:e]]
+        for s, e in zip(corpus.offsets[:-1], corpus.offsets[1:], strict=True)
+    ]
+    index = bm25s.BM25()
+    index.index(pages, show_progress=False)
+    return np.stack([index.get_scores(query) for query in queries])
+
+
+@torch.inference_mode()
+def model_scores(
+    layout: LayoutContext, query: QueryContext, pages: list[tuple[Tensor, Tensor]], queries: list[list[str]]
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """(queries, pages) MaxSim and pooled scores, and the number of page tokens."""
+    asked = [query(words.vectors(q)[None], torch.ones(1, len(q), dtype=torch.bool)) for q in queries]
+    tokens = torch.cat([a.tokens[0] for a in asked])
+    owner = torch.cat([torch.full((a.tokens.shape[1],), i) for i, a in enumerate(asked)])
+    pooled = torch.cat([a.pooled for a in asked])
+    multi, single, count = [], [], 0
+    for vectors, boxes in pages:
+        out = layout(vectors[None].float(), geometry(boxes)[None], torch.ones(1, len(vectors), dtype=torch.bool))
+        best = (tokens @ out.tokens[0].T).amax(1)
+        multi.append(torch.zeros(len(queries)).index_add_(0, owner, best))
+        single.append(pooled @ out.pooled[0])
+        count += out.tokens.shape[1]
+    return torch.stack(multi, 1).numpy(), torch.stack(single, 1).numpy(), count
+
+
+def read_pages(corpus: Corpus, paths: list[Path], weights: Path, cache: Path) -> list[tuple[Tensor, Tensor]]:
+    """(vectors, boxes) as the reader sees each page of the corpus; kept by the weights' date."""
+    if not cache.exists():
+        numbers = [int(name.rpartition("=")[2]) for name in corpus.names]
+        jobs = []
+        for document, path in enumerate(paths):
+            mine = [numbers[p] for p in np.flatnonzero(corpus.document == document)]
+            jobs += [Job(weights, path, tuple(mine[i : i + 20])) for i in range(0, len(mine), 20)]
+        readings = [r for result in read_all(jobs, 2) for _, r, _ in result]
+        save_readings(list(range(len(readings))), readings, cache)
+    stored = load_file(str(cache))
+    sizes = (stored["offsets"][1:] - stored["offsets"][:-1]).tolist()
+    return list(zip(stored["vectors"].split(sizes), stored["boxes"].split(sizes), strict=True))
+
+
+def reading_rate(corpus: Corpus, read: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
+    """Share of a page's true words for which the page as read has a vector with cosine > 0.9."""
+    table, right, total = words.vectors(corpus.vocabulary), 0.0, 0
+    for page, (vectors, _) in enumerate(read):
+        start, end = corpus.offsets[page : page + 2]
+        true = table[torch.from_numpy(corpus.ids[start:end].astype(np.int64))]
+        if len(vectors):
+            right += float(((true @ vectors.float().T).amax(1) > 0.9).sum())
+        total += len(true)
+    return {"words": total, "read": round(right / total, 4)}
+
+
+def speed(paths: list[Path], count: int) -> dict[str, float]:
+    """Median seconds a page: rendering, reading to tokens, and Tesseract, interleaved."""
+    rng = random.Random(3)
+    encoder = PageReader.shipped()
+    rows: dict[str, list[float]] = {"render": [], "read": [], "tesseract": [], "tesseract_one_thread": []}
+    torch.set_num_threads(2)
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        for k in range(count):
+            path = paths[k % len(paths)]
+            number = rng.randint(1, pdf.page_count(path))
+            began = time.perf_counter()
+            page = next(pdf.pages(path, dpi=100, grey=True, numbers=[number]))
+            rows["render"].append(time.perf_counter() - began)
+            took = []
+            for _ in range(3):
+                began = time.perf_counter()
+                encoder(encoder.prepare([page.image], "document"))
+                took.append(time.perf_counter() - began)
+            rows["read"].append(statistics.median(took))
+            picture = Path(folder) / "page.png"
+            next(pdf.pages(path, dpi=150, grey=True, numbers=[number])).image.save(picture)
+            for name, extra in (("tesseract", {}), ("tesseract_one_thread", {"OMP_THREAD_LIMIT": "1"})):
+                began = time.perf_counter()
+                subprocess.run(
+                    ["tesseract", str(picture), str(picture), "--dpi", "150"],
+                    env=os.environ | extra, stderr=subprocess.DEVNULL, check=True,
+                )  # fmt: skip
+                rows[name].append(time.perf_counter() - began)
+    medians = {k: round(statistics.median(v), 4) for k, v in rows.items()}
+    ratio = [
+        min(a, b) / r
+        for a, b, r in zip(rows["tesseract"], rows["tesseract_one_thread"], rows["read"], strict=True)
+    ]
+    return medians | {"pages": count, "times_faster_than_its_faster": round(statistics.median(ratio), 1)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--cache", type=Path, default=Path(".data/bench"))
+    parser.add_argument("--reader", type=Path, help="a reader's checkpoint instead of the package's")
+    parser.add_argument("--context", type=Path, help="a context's checkpoint instead of the package's")
+    parser.add_argument("--single", type=Path, help="a context trained with the single-vector head alone")
+    parser.add_argument("--tesseract-pages", type=int, default=0)
+    parser.add_argument("--record", action="store_true", help="append to scripts/results/")
+    args = parser.parse_args()
+    args.cache.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(2)
+    for package in DEVELOPMENT:
+        page_data.unpack(args.data / "pkg" / package)
+    paths = [args.data / "pkg" / name for name in ENGLISH]
+    kept = args.cache / "english.safetensors"
+    if not kept.exists():
+        collect(paths, most=100_000, without_outline=100_000, seed=0).save(kept)
+    corpus = Corpus.load(kept)
+    names = [f"{corpus.document[i]}/{name}" for i, name in enumerate(corpus.names)]
+    asked = [(text, pages) for text, pages in corpus.queries if len([*words.split(text)]) >= 2]
+    queries = [[w for w, _, _ in words.split(text)] for text, _ in asked]
+    qrels = {f"q{i}": {names[p]: 1 for p in pages} for i, (_, pages) in enumerate(asked)}
+    table: dict[str, dict[str, float]] = {}
+
+    def show(row: str, scores: np.ndarray) -> None:
+        table[row] = evaluate(qrels, scores, names)
+        print(f"{row:44}", table[row], flush=True)
+
+    print(f"{len(names)} pages, {len(queries)} queries")
+    show("BM25, true text layer", bm25(corpus, queries))
+
+    def sides(path: Path | None) -> tuple[LayoutContext, QueryContext]:
+        if path is None:
+            text = PageText.shipped()
+            return text.layout, text.query
+        layout, query, stored = LayoutContext(), QueryContext(), load_file(str(path))
+        for module, prefix in ((layout, "layout."), (query, "query.")):
+            module.load_state_dict({k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)})
+        return layout.eval(), query.eval()
+
+    layout, query = sides(args.context)
+    vectors = words.vectors(corpus.vocabulary)
+    spelt = [
+        (vectors[torch.from_numpy(corpus.ids[s:e].astype(np.int64))], torch.from_numpy(corpus.boxes[s:e]))
+        for s, e in zip(corpus.offsets[:-1], corpus.offsets[1:], strict=True)
+    ]
+    multi, single, _ = model_scores(layout, query, spelt, queries)
+    show("model on true words, multi-vector", multi)
+    show("model on true words, single vector", single)
+    facts: dict[str, object] = {"pages": len(names), "queries": len(queries)}
+    weights = args.reader
+    if weights is None:
+        import modalities
+
+        weights = Path(modalities.__file__).parent / "weights" / "page.safetensors"
+    if weights.exists():
+        stamp = f"{weights.stat().st_mtime_ns:x}"
+        read = read_pages(corpus, paths, weights, args.cache / f"read-{stamp}.safetensors")
+        facts |= reading_rate(corpus, read)
+        multi, single, count = model_scores(layout, query, read, queries)
+        facts["tokens_per_page"] = round(count / len(names), 1)
+        show("model on pixels, multi-vector", multi)
+        show("model on pixels, single vector", single)
+        if args.single is not None:
+            show("model on pixels, trained single alone", model_scores(*sides(args.single), read, queries)[1])
+        base = table["BM25, true text layer"]["nDCG@5"]
+        facts["of_bm25"] = round(table["model on pixels, multi-vector"]["nDCG@5"] / base, 3)
+    if args.tesseract_pages and shutil.which("tesseract"):
+        facts["seconds"] = speed(paths, args.tesseract_pages)
+    print(facts)
+    if args.record:
+        record("bench_pages", table=table, **facts)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""Stage "context": from words and their places to tokens, trained on titles, lines and phrases.
+
+Queries are outline titles (the page they point to answers them), large lines (pseudo titles) and
+phrases of a page; negatives are the other pages of the batch and, for each query, a page of the
+same document that holds most of its words (a table of contents, an index: what has to be told
+from a heading). Words come spelt from the text layer with spelling noise, or, in a second round,
+as the reader read them from pixels.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from layout_data import Corpus
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from modalities import words
+from modalities.layout import LayoutContext, QueryContext, Tokens, geometry
+
+MOST_WORDS = 420
+NOISE = 0.08  # share of words misspelt when vectors come from the text layer
+
+
+@dataclass
+class Query:
+    text: list[str]
+    answers: list[int]
+    title: bool
+
+
+class Source:
+    """Pages of a corpus as (vectors, geometry), spelt or read, and queries on them."""
+
+    def __init__(self, corpus: Corpus, readings: Path | None, seed: int) -> None:
+        self.corpus, self.rng = corpus, random.Random(seed)
+        self.table = words.vectors(corpus.vocabulary)
+        self.read = load_file(str(readings)) if readings else None
+        have = np.ones(len(corpus.document), bool)
+        if self.read is not None:
+            have[:] = False
+            have[self.read["pages"].numpy()] = True
+            self.slot = {int(p): i for i, p in enumerate(self.read["pages"].tolist())}
+        self.have = have
+        self.sets = [set(self.ids(p).tolist()) for p in range(len(corpus.document))]
+        self.by_document: dict[int, list[int]] = {}
+        for page, document in enumerate(corpus.document.tolist()):
+            if have[page]:
+                self.by_document.setdefault(document, []).append(page)
+        self.pages = np.flatnonzero(have).tolist()
+        self.known = {word: i for i, word in enumerate(corpus.vocabulary)}
+        self.titles = [
+            Query(text, [p for p in pages if have[p]], True)
+            for title, pages in corpus.queries
+            if 1 <= len(text := [w for w, _, _ in words.split(title)]) <= 16 and any(have[p] for p in pages)
+        ]
+        by_document: dict[int, list[Query]] = {}
+        for query in self.titles:
+            by_document.setdefault(int(corpus.document[query.answers[0]]), []).append(query)
+        self.title_groups = list(by_document.values())
+
+    def ids(self, page: int) -> np.ndarray:
+        start, end = self.corpus.offsets[page : page + 2]
+        return self.corpus.ids[start:end]
+
+    def page(self, page: int) -> tuple[Tensor, Tensor]:
+        """(N, WIDTH) word vectors and (N, GEOMETRY) of one page, at most MOST_WORDS words."""
+        if self.read is not None:
+            slot = self.slot[page]
+            start, end = self.read["offsets"][slot : slot + 2].tolist()
+            return self.read["vectors"][start:end][:MOST_WORDS].float(), geometry(self.read["boxes"][start:end])[:MOST_WORDS]
+        start, end = self.corpus.offsets[page : page + 2]
+        vectors = self.table[torch.from_numpy(self.corpus.ids[start:end].astype(np.int64))][:MOST_WORDS]
+        hit = [i for i in range(len(vectors)) if self.rng.random() < NOISE]
+        if hit:
+            vectors = vectors.clone()
+            vectors[hit] = words.vectors([self.misspell(self.corpus.vocabulary[self.corpus.ids[start + i]]) for i in hit])
+        return vectors, geometry(torch.from_numpy(self.corpus.boxes[start:end]))[:MOST_WORDS]
+
+    def misspell(self, word: str) -> str:
+        place = self.rng.randrange(len(word))
+        letter = self.rng.choice(words.LETTERS)
+        change = self.rng.random()
+        if change < 0.6 or len(word) == 1:
+            return word[:place] + letter + word[place + 1 :]
+        return word[:place] + word[place + (change < 0.8) :] if change < 0.8 else word[:place] + letter + word[place:]
+
+    def query(self) -> Query:
+        chance = self.rng.random()
+        if chance < 0.65 and self.title_groups:
+            group = self.rng.choices(self.title_groups, [len(g) ** 0.7 for g in self.title_groups])[0]
+            return self.rng.choice(group)
+        for _ in range(20):
+            page = self.rng.choice(self.pages)
+            start, end = self.corpus.offsets[page : page + 2]
+            length = self.rng.randint(2, 6)
+            if end - start < 40:
+                continue
+            if chance < 0.75:
+                tall = self.corpus.boxes[start:end, 3] - self.corpus.boxes[start:end, 1]
+                big = np.flatnonzero(tall > 1.15 * np.median(tall))
+                if not 2 <= len(big) <= 60:
+                    continue
+                first = int(self.rng.choice(big.tolist()))
+            else:
+                first = self.rng.randrange(end - start - length)
+            middle = (self.corpus.boxes[start:end, 1] + self.corpus.boxes[start:end, 3]) / 2
+            text = [
+                self.corpus.vocabulary[self.corpus.ids[start + i]]
+                for i in range(first, min(first + length, end - start))
+                if abs(middle[i] - middle[first]) < 0.004
+            ]
+            if len(text) >= 2:
+                return Query(text, [page], False)
+        return self.rng.choice(self.titles)
+
+    def negative(self, query: Query) -> int:
+        """A page of the same document with many of the query's words, or any page."""
+        mates = self.by_document[int(self.corpus.document[query.answers[0]])]
+        asked = {self.known.get(w, -1) for w in query.text}
+        scored = [
+            (len(asked & self.sets[p]) + 0.3 * self.rng.random(), p) for p in mates if p not in query.answers
+        ]
+        if not query.title:  # a page that holds the whole phrase answers it too
+            scored = [(s, p) for s, p in scored if not asked <= self.sets[p]]
+        if not scored:
+            return self.rng.choice(self.pages)
+        scored.sort(reverse=True)
+        return self.rng.choice(scored[:4])[1]
+
+    def batch(self, size: int) -> tuple[list[Query], list[int], Tensor, Tensor]:
+        """Queries, pages, (size, pages) bool `right` and `ignored` (answers nobody marked)."""
+        queries = [self.query() for _ in range(size)]
+        pages = [self.rng.choice(q.answers) for q in queries]
+        pages = list(dict.fromkeys(pages + [self.negative(q) for q in queries]))
+        right = torch.zeros(size, len(pages), dtype=torch.bool)
+        ignored = torch.zeros_like(right)
+        for i, query in enumerate(queries):
+            asked = {self.known.get(w, -1) for w in query.text}
+            for j, page in enumerate(pages):
+                right[i, j] = page in query.answers
+                ignored[i, j] = not query.title and asked <= self.sets[page]
+        return queries, pages, right, ignored & ~right
+
+
+def padded(items: list[Tensor]) -> tuple[Tensor, Tensor]:
+    lengths = torch.tensor([len(x) for x in items])
+    full = nn.utils.rnn.pad_sequence(items, batch_first=True)
+    return full, torch.arange(full.shape[1])[None] < lengths[:, None]
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layout, self.query = LayoutContext(), QueryContext()
+        self.query.word.weight = self.layout.word.weight  # one projection for both sides
+        self.scale = nn.Parameter(torch.tensor([2.0, 2.5]))  # log temperature of multi, single
+
+    def documents(self, items: list[tuple[Tensor, Tensor]]) -> Tokens:
+        """In three groups of like length, so that less padding is computed on."""
+        order = sorted(range(len(items)), key=lambda i: len(items[i][0]))
+        parts, longest = [], 1 + len(items[order[-1]][0])
+        for group in np.array_split(order, 3):
+            vectors, mask = padded([items[i][0] for i in group])
+            parts.append(self.layout(vectors, padded([items[i][1] for i in group])[0], mask))
+        back = torch.argsort(torch.tensor(order))
+        tokens = [F.pad(p.tokens, (0, 0, 0, longest - p.tokens.shape[1])) for p in parts]
+        masks = [F.pad(p.mask, (0, longest - p.mask.shape[1])) for p in parts]
+        return Tokens(torch.cat(tokens)[back], torch.cat(masks)[back], torch.cat([p.pooled for p in parts])[back])
+
+    def queries(self, texts: list[list[str]]) -> Tokens:
+        return self.query(*padded([words.vectors(t[: QueryContext.MAX_WORDS]) for t in texts]))
+
+    def scores(self, queries: Tokens, documents: Tokens) -> tuple[Tensor, Tensor]:
+        """(Q, D) MaxSim over the tokens, and dot products of the pooled vectors."""
+        dots = torch.einsum("qad,pbd->qpab", queries.tokens, documents.tokens)
+        best = dots.masked_fill(~documents.mask[None, :, None], -1e4).amax(-1)
+        return (best * queries.mask[:, None]).sum(-1), queries.pooled @ documents.pooled.T
+
+
+def train(corpus: Path, out: Path, *, steps: int, heads: str, readings: Path | None, start: Path | None,
+          rate: float, batch: int, seed: int, threads: int) -> None:  # fmt: skip
+    """One run; resumes from out/state.pt. heads: "multi", "single" or "both"."""
+    torch.manual_seed(seed)
+    torch.set_num_threads(threads)
+    out.mkdir(parents=True, exist_ok=True)
+    source = Source(Corpus.load(corpus), readings, seed)
+    print(f"{len(source.pages)} pages, {len(source.titles)} titles", flush=True)
+    model = Model()
+    if start is not None:
+        model.load_state_dict(load_file(str(start)), strict=False)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.02)
+    step = 0
+    if (out / "state.pt").exists():
+        state = torch.load(out / "state.pt", weights_only=True)
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        step = state["step"]
+        source.rng.seed(seed + step)
+    began, sums = time.time(), np.zeros(5)
+    while step < steps:
+        queries, pages, right, ignored = source.batch(batch)
+        documents = model.documents([source.page(p) for p in pages])
+        multi, single = model.scores(model.queries([q.text for q in queries]), documents)
+        losses, facts = [], []
+        for name, score, scale in (("multi", multi, model.scale[0]), ("single", single, model.scale[1])):
+            logits = (score * scale.exp()).masked_fill(ignored, float("-inf"))
+            chosen = logits.masked_fill(~right, float("-inf")).logsumexp(1) - logits.logsumexp(1)
+            if heads in (name, "both"):
+                losses.append(-chosen.mean())
+            first = right[torch.arange(len(right)), logits.argmax(1)].float()
+            facts += [-chosen.mean().item(), first.mean().item()]
+        for group in optimiser.param_groups:
+            group["lr"] = rate * min(1, (step + 1) / 50) * (0.02 + 0.49 * (1 + math.cos(math.pi * step / steps)))
+        optimiser.zero_grad(set_to_none=True)
+        torch.stack(losses).sum().backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        step += 1
+        sums += np.array([1, *facts])
+        if step % 25 == 0:
+            loss_multi, first_multi, loss_single, first_single = (sums[1:] / sums[0]).round(4).tolist()
+            row = {"step": step, "seconds": round(time.time() - began, 1), "multi": loss_multi,
+                   "multi_first": first_multi, "single": loss_single, "single_first": first_single}  # fmt: skip
+            with open(out / "curve.jsonl", "a") as log:
+                log.write(json.dumps(row) + "\n")
+            print(json.dumps(row), flush=True)
+            sums[:] = 0
+        if step % 100 == 0 or step == steps:
+            torch.save({"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step}, out / "state.tmp")
+            (out / "state.tmp").replace(out / "state.pt")
+            weights = {k: v.clone().contiguous() for k, v in model.state_dict().items()}
+            save_file(weights, str(out / "context.safetensors"))
