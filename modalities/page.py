@@ -228,7 +228,7 @@ def _grid(
     tokens = layout(padded, _pad(places, GEOMETRY, device, dtype)[0], mask)
     whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
     framed, _ = _pad([torch.cat([whole, b]) for b in boxes], 4, device, torch.float32)
-    return _token_grid(tokens, framed)
+    return _token_grid(tokens, framed if boxes else framed.new_zeros(0, 1, 4))
 
 
 def _token_grid(out: Tokens, boxes: Tensor | None) -> TokenGrid:
