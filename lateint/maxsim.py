@@ -241,29 +241,28 @@ def _reduce(
     extents = None if mask is None else _extents(mask)
     size = _budget(queries, budget) // dtype.itemsize
     buffer: Tensor | None = None
-    with torch.autocast(queries.device.type, enabled=False):
-        # `floor`: a copy of a tile's documents (cast, or cut to the longest) stays in size too.
-        for g, r, d in _tiles(groups, n_rows, count, length, size, floor=dim):
-            longest, masked = length, False
-            if extents is not None:
-                extent, dense = extents[0][g, d], extents[1][g, d]
-                longest = max(1, int(extent.max()))
-                masked = not bool((dense & (extent == longest)).all())
-            left = queries[g, r].to(dtype)  # (g, r, D)
-            right = documents[g, d, :longest].to(dtype).flatten(1, 2)  # (g, d * l, D)
-            shape = (len(left), left.shape[1], right.shape[1])
-            need = shape[0] * shape[1] * shape[2]
-            if buffer is None or buffer.numel() < need:
-                buffer = left.new_empty(need)
-            flat = buffer[:need].view(shape)
-            torch.bmm(left, right.mT, out=flat)
-            if masked and mask is not None:
-                _mask_(flat, mask[g, d, :longest].flatten(1))
-            similarity = flat.unflatten(2, (-1, longest))  # (g, r, d, l)
-            if position is None:
-                best[g, r, d] = similarity.amax(-1)
-            else:
-                best[g, r, d], position[g, r, d] = similarity.max(-1)
+    # `floor`: a copy of a tile's documents (cast, or cut to the longest) stays in size too.
+    for g, r, d in _tiles(groups, n_rows, count, length, size, floor=dim):
+        longest, masked = length, False
+        if extents is not None:
+            extent, dense = extents[0][g, d], extents[1][g, d]
+            longest = max(1, int(extent.max()))
+            masked = not bool((dense & (extent == longest)).all())
+        left = queries[g, r].to(dtype)  # (g, r, D)
+        right = documents[g, d, :longest].to(dtype).flatten(1, 2)  # (g, d * l, D)
+        shape = (len(left), left.shape[1], right.shape[1])
+        need = shape[0] * shape[1] * shape[2]
+        if buffer is None or buffer.numel() < need:
+            buffer = left.new_empty(need)
+        flat = buffer[:need].view(shape)
+        torch.bmm(left, right.mT, out=flat)  # autocast leaves `out=` alone
+        if masked and mask is not None:
+            _mask_(flat, mask[g, d, :longest].flatten(1))
+        similarity = flat.unflatten(2, (-1, longest))  # (g, r, d, l)
+        if position is None:
+            best[g, r, d] = similarity.amax(-1)
+        else:
+            best[g, r, d], position[g, r, d] = similarity.max(-1)
     return best, position
 
 

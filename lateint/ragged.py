@@ -185,7 +185,7 @@ class Ragged:
             raise IndexError(
                 f"items {chosen[wrong].tolist()[:5]} of a Ragged with {len(self)} items"
             )
-        return torch.where(chosen < 0, chosen + len(self), chosen)
+        return chosen
 
 
 def check_mask(mask: Tensor, tokens: Tensor) -> None:

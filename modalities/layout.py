@@ -65,7 +65,9 @@ class Block(nn.Module):
         self.norm_near, self.norm_far, self.norm_mlp = (nn.LayerNorm(width) for _ in range(3))
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, 3 * width), nn.GELU(), nn.Linear(3 * width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 3 * width), nn.GELU(), nn.Linear(3 * width, width)
+        )
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:  # (B, T, C), (B, T)
         beside = self.norm_near(x) * mask[..., None]

@@ -84,9 +84,7 @@ class GlyphNet(nn.Module):
     def characters(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Features of chosen cells (N, C) -> logits of the character here, before and after."""
         out = self.classes(torch.relu(self.hidden(features)))
-        here, before, after = out.split(
-            [words.CLASSES, words.NEIGHBOURS, words.NEIGHBOURS], dim=1
-        )
+        here, before, after = out.split([words.CLASSES, words.NEIGHBOURS, words.NEIGHBOURS], dim=1)
         return here, before, after
 
     def forward(self, ink: Tensor) -> tuple[Tensor, Tensor]:
@@ -185,9 +183,7 @@ def _words(row: Tensor, column: Tensor, tall: Tensor, before: Tensor, after: Ten
     return F.pad(ends.long().cumsum(0), (1, 0))
 
 
-def _boxes(
-    row: Tensor, column: Tensor, word: Tensor, tall: Tensor, shape: torch.Size
-) -> Tensor:
+def _boxes(row: Tensor, column: Tensor, word: Tensor, tall: Tensor, shape: torch.Size) -> Tensor:
     """(N, 4) boxes in fractions of the page from the cells of the words' characters."""
     count = len(tall)
     x = (column.float() + 0.5) * CELL[1]

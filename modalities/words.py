@@ -29,7 +29,17 @@ NEIGHBOURS = BOUNDARY + 1  # of a character's neighbour
 WIDTH = 256  # of a word's vector
 
 _CODE = {letter: i for i, letter in enumerate(LETTERS)}
-_FOLD = {"ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "đ": "d", "ð": "d", "ł": "l", "þ": "th", "ı": "i"}
+_FOLD = {
+    "ß": "ss",
+    "æ": "ae",
+    "œ": "oe",
+    "ø": "o",
+    "đ": "d",
+    "ð": "d",
+    "ł": "l",
+    "þ": "th",
+    "ı": "i",
+}
 _RUN = re.compile(r"[^\W_]+")
 MAX_LETTERS = 40  # of one word; longer runs are data, not language
 

@@ -50,7 +50,9 @@ DEVELOPMENT = tuple(dict.fromkeys(name.split("/")[0] for name in ENGLISH))
 MEASURES = (nDCG @ 5, R @ 1, R @ 10, RR @ 10)
 
 
-def evaluate(qrels: dict[str, dict[str, int]], scores: np.ndarray, names: list[str]) -> dict[str, float]:
+def evaluate(
+    qrels: dict[str, dict[str, int]], scores: np.ndarray, names: list[str]
+) -> dict[str, float]:
     """Measures of a (queries, pages) score matrix."""
     top = np.argsort(-scores, axis=1, kind="stable")[:, :100]
     run = {
@@ -74,16 +76,25 @@ def bm25(corpus: Corpus, queries: list[list[str]]) -> np.ndarray:
 
 @torch.inference_mode()
 def model_scores(
-    layout: LayoutContext, query: QueryContext, pages: list[tuple[Tensor, Tensor]], queries: list[list[str]]
+    layout: LayoutContext,
+    query: QueryContext,
+    pages: list[tuple[Tensor, Tensor]],
+    queries: list[list[str]],
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """(queries, pages) MaxSim and pooled scores, and the number of page tokens."""
-    asked = [query(words.vectors(q)[None], torch.ones(1, len(q), dtype=torch.bool)) for q in queries]
+    asked = [
+        query(words.vectors(q)[None], torch.ones(1, len(q), dtype=torch.bool)) for q in queries
+    ]
     tokens = torch.cat([a.tokens[0] for a in asked])
     owner = torch.cat([torch.full((a.tokens.shape[1],), i) for i, a in enumerate(asked)])
     pooled = torch.cat([a.pooled for a in asked])
     multi, single, count = [], [], 0
     for vectors, boxes in pages:
-        out = layout(vectors[None].float(), geometry(boxes)[None], torch.ones(1, len(vectors), dtype=torch.bool))
+        out = layout(
+            vectors[None].float(),
+            geometry(boxes)[None],
+            torch.ones(1, len(vectors), dtype=torch.bool),
+        )
         best = (tokens @ out.tokens[0].T).amax(1)
         multi.append(torch.zeros(len(queries)).index_add_(0, owner, best))
         single.append(pooled @ out.pooled[0])
@@ -91,7 +102,9 @@ def model_scores(
     return torch.stack(multi, 1).numpy(), torch.stack(single, 1).numpy(), count
 
 
-def read_pages(corpus: Corpus, paths: list[Path], weights: Path, cache: Path) -> list[tuple[Tensor, Tensor]]:
+def read_pages(
+    corpus: Corpus, paths: list[Path], weights: Path, cache: Path
+) -> list[tuple[Tensor, Tensor]]:
     """(vectors, boxes) as the reader sees each page of the corpus; kept by the weights' date."""
     if not cache.exists():
         numbers = [int(name.rpartition("=")[2]) for name in corpus.names]
@@ -122,7 +135,12 @@ def speed(paths: list[Path], count: int) -> dict[str, float]:
     """Median seconds a page: rendering, reading to tokens, and Tesseract, interleaved."""
     rng = random.Random(3)
     encoder = PageReader.shipped()
-    rows: dict[str, list[float]] = {"render": [], "read": [], "tesseract": [], "tesseract_one_thread": []}
+    rows: dict[str, list[float]] = {
+        "render": [],
+        "read": [],
+        "tesseract": [],
+        "tesseract_one_thread": [],
+    }
     torch.set_num_threads(2)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         for k in range(count):
@@ -139,28 +157,46 @@ def speed(paths: list[Path], count: int) -> dict[str, float]:
             rows["read"].append(statistics.median(took))
             picture = Path(folder) / "page.png"
             next(pdf.pages(path, dpi=150, grey=True, numbers=[number])).image.save(picture)
-            for name, extra in (("tesseract", {}), ("tesseract_one_thread", {"OMP_THREAD_LIMIT": "1"})):
+            for name, extra in (
+                ("tesseract", {}),
+                ("tesseract_one_thread", {"OMP_THREAD_LIMIT": "1"}),
+            ):
                 began = time.perf_counter()
                 subprocess.run(
                     ["tesseract", str(picture), str(picture), "--dpi", "150"],
-                    env=os.environ | extra, stderr=subprocess.DEVNULL, check=True,
-                )  # fmt: skip
+                    env=os.environ | extra,
+                    stderr=subprocess.DEVNULL,
+                    check=True,
+                )
                 rows[name].append(time.perf_counter() - began)
     medians = {k: round(statistics.median(v), 4) for k, v in rows.items()}
     ratio = [
         min(a, b) / r
-        for a, b, r in zip(rows["tesseract"], rows["tesseract_one_thread"], rows["read"], strict=True)
+        for a, b, r in zip(
+            rows["tesseract"], rows["tesseract_one_thread"], rows["read"], strict=True
+        )
     ]
-    return medians | {"pages": count, "times_faster_than_its_faster": round(statistics.median(ratio), 1)}
+    return medians | {
+        "pages": count,
+        "times_faster_than_its_faster": round(statistics.median(ratio), 1),
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--cache", type=Path, default=Path(".data/bench"))
-    parser.add_argument("--reader", type=Path, help="a reader's checkpoint instead of the package's")
-    parser.add_argument("--context", type=Path, help="a context's checkpoint instead of the package's")
-    parser.add_argument("--single", type=Path, help="a context trained with the single-vector head alone")
+    parser.add_argument(
+        "--reader", type=Path, help="a reader's checkpoint instead of the package's"
+    )
+    parser.add_argument(
+        "--context", type=Path, help="a context's checkpoint instead of the package's"
+    )
+    parser.add_argument(
+        "--single", type=Path, help="a context trained with the single-vector head alone"
+    )
     parser.add_argument("--tesseract-pages", type=int, default=0)
     parser.add_argument("--record", action="store_true", help="append to scripts/results/")
     args = parser.parse_args()
@@ -192,13 +228,18 @@ def main() -> None:
             return text.layout, text.query
         layout, query, stored = LayoutContext(), QueryContext(), load_file(str(path))
         for module, prefix in ((layout, "layout."), (query, "query.")):
-            module.load_state_dict({k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)})
+            module.load_state_dict(
+                {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
+            )
         return layout.eval(), query.eval()
 
     layout, query = sides(args.context)
     vectors = words.vectors(corpus.vocabulary)
     spelt = [
-        (vectors[torch.from_numpy(corpus.ids[s:e].astype(np.int64))], torch.from_numpy(corpus.boxes[s:e]))
+        (
+            vectors[torch.from_numpy(corpus.ids[s:e].astype(np.int64))],
+            torch.from_numpy(corpus.boxes[s:e]),
+        )
         for s, e in zip(corpus.offsets[:-1], corpus.offsets[1:], strict=True)
     ]
     multi, single, _ = model_scores(layout, query, spelt, queries)
@@ -219,7 +260,10 @@ def main() -> None:
         show("model on pixels, multi-vector", multi)
         show("model on pixels, single vector", single)
         if args.single is not None:
-            show("model on pixels, trained single alone", model_scores(*sides(args.single), read, queries)[1])
+            show(
+                "model on pixels, trained single alone",
+                model_scores(*sides(args.single), read, queries)[1],
+            )
         base = table["BM25, true text layer"]["nDCG@5"]
         facts["of_bm25"] = round(table["model on pixels, multi-vector"]["nDCG@5"] / base, 3)
     if args.tesseract_pages and shutil.which("tesseract"):

@@ -28,9 +28,13 @@ GENERIC = {
 def clean_title(title: str) -> str:
     """A bookmark's title as someone would type it: no numbering, no generic ones ("" then)."""
     stripped = title
-    match = re.match(r"^\s*(?:(?:chapter|part|appendix|section)\s+)?(?:\d+|[A-Z]|[IVXL]+)?(?:\.\d+)*[.:)]?\s+(?=\S)", title, re.I)
+    match = re.match(
+        r"^\s*(?:(?:chapter|part|appendix|section)\s+)?(?:\d+|[A-Z]|[IVXL]+)?(?:\.\d+)*[.:)]?\s+(?=\S)",
+        title,
+        re.I,
+    )
     if match and re.search(r"\d|\.|chapter|part|appendix|section", match.group(), re.I):
-        stripped = title[match.end():]
+        stripped = title[match.end() :]
     stripped = " ".join(stripped.split())
     return "" if stripped.lower() in GENERIC else stripped
 
@@ -52,7 +56,10 @@ class Corpus:
     queries: list[tuple[str, list[int]]] = field(default_factory=list)
 
     def save(self, path: Path) -> None:
-        arrays = {k: np.ascontiguousarray(getattr(self, k)) for k in ("ids", "boxes", "offsets", "document")}
+        arrays = {
+            k: np.ascontiguousarray(getattr(self, k))
+            for k in ("ids", "boxes", "offsets", "document")
+        }
         save_file(arrays, str(path))
         facts = {"vocabulary": self.vocabulary, "names": self.names, "queries": self.queries}
         path.with_suffix(".json").write_text(json.dumps(facts))
@@ -91,7 +98,9 @@ def collect(paths: list[Path], *, most: int, without_outline: int, seed: int) ->
             titles = [(clean_title(e.title), e.page) for e in pdf.outline(path)]
             limit = most if titles else without_outline
             start = rng.randrange(max(1, count - limit + 1))
-            chosen = sorted({*range(1, min(count, 8) + 1), *range(start + 1, min(count, start + limit) + 1)})
+            chosen = sorted(
+                {*range(1, min(count, 8) + 1), *range(start + 1, min(count, start + limit) + 1)}
+            )
             if not titles:
                 chosen = chosen[-without_outline:]
             layers = list(pdf.glyphs(path, chosen))
@@ -113,9 +122,14 @@ def collect(paths: list[Path], *, most: int, without_outline: int, seed: int) ->
         for title, page in titles:
             if title and page in place and place[page] not in answers.setdefault(title, []):
                 answers[title].append(place[page])
-        corpus.queries += [(title, found) for title, found in answers.items() if 0 < len(found) <= 3]
+        corpus.queries += [
+            (title, found) for title, found in answers.items() if 0 < len(found) <= 3
+        ]
         if number % 100 == 99:
-            print(f"{number + 1} files, {len(lengths)} pages, {len(corpus.queries)} titles", flush=True)
+            print(
+                f"{number + 1} files, {len(lengths)} pages, {len(corpus.queries)} titles",
+                flush=True,
+            )
     corpus.vocabulary = list(vocabulary)
     corpus.ids = np.array(ids, np.int32)
     corpus.boxes = np.concatenate(boxes) if boxes else corpus.boxes
@@ -135,7 +149,10 @@ def main() -> None:
     corpus = collect(paths, most=args.most, without_outline=4, seed=0)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     corpus.save(args.out)
-    print(f"{len(corpus.document)} pages, {len(corpus.ids)} words, {len(corpus.vocabulary)} different, {len(corpus.queries)} titles")
+    print(
+        f"{len(corpus.document)} pages, {len(corpus.ids)} words, "
+        f"{len(corpus.vocabulary)} different, {len(corpus.queries)} titles"
+    )
 
 
 if __name__ == "__main__":

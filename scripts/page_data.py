@@ -34,7 +34,7 @@ def unpack(folder: Path) -> None:
     for packed in sorted(folder.rglob("*.pdf.gz")):
         plain = packed.with_suffix("")
         if not plain.exists():
-            with gzip.open(packed) as source, open(plain, "wb") as target:
+            with gzip.open(packed) as source, plain.open("wb") as target:
                 shutil.copyfileobj(source, target)
 
 
@@ -105,7 +105,9 @@ def soil(image: Image.Image, rng: random.Random) -> np.ndarray:
     if rng.random() < 0.05:
         ink = 1 - ink
     if rng.random() < 0.25:
-        noise = np.random.default_rng(rng.getrandbits(32)).normal(0, rng.uniform(0.01, 0.1), ink.shape)
+        noise = np.random.default_rng(rng.getrandbits(32)).normal(
+            0, rng.uniform(0.01, 0.1), ink.shape
+        )
         ink = ink + noise.astype(np.float32)
     return np.clip(ink, 0, 1)
 
@@ -134,7 +136,7 @@ def cut(image: Image.Image, chars: Characters, size: tuple[int, int], rng: rando
     top = int(chars.y[pick] * height - rng.uniform(0.1, 0.9) * rows)
     left = max(min(left, width - columns), min(0, width - columns))
     top = max(min(top, height - rows), min(0, height - rows))
-    paper = int(np.median(np.asarray(image)[:: 8, :: 8]))
+    paper = int(np.median(np.asarray(image)[::8, ::8]))
     crop = Image.new("L", (columns, rows), paper)
     crop.paste(image, (-left, -top))
     x, y = (chars.x * width - left) / CELL[1], (chars.y * height - top) / CELL[0]

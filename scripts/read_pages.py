@@ -27,8 +27,11 @@ _net: GlyphNet | None = None
 
 def load_reader(weights: Path) -> GlyphNet:
     """The reader's weights: a training checkpoint's, or the `reader.` part of the package's."""
-    stored = {k.removeprefix("reader."): v.float() if v.is_floating_point() else v
-              for k, v in load_file(str(weights)).items() if not k.startswith(("layout.", "query."))}  # fmt: skip
+    stored = {
+        k.removeprefix("reader."): v.float() if v.is_floating_point() else v
+        for k, v in load_file(str(weights)).items()
+        if not k.startswith(("layout.", "query."))
+    }
     net = GlyphNet()
     net.load_state_dict(stored)
     return net.eval()
@@ -81,7 +84,9 @@ def save_readings(pages: list[int], readings: list[Reading], out: Path) -> None:
     )
 
 
-def gather(corpus_path: Path, paths: list[Path], weights: Path, out: Path, most: int, workers: int) -> None:
+def gather(
+    corpus_path: Path, paths: list[Path], weights: Path, out: Path, most: int, workers: int
+) -> None:
     """Reads whole documents of a corpus, in random order, until `most` pages are read."""
     corpus = Corpus.load(corpus_path)
     titled = {int(corpus.document[p]) for _, pages in corpus.queries for p in pages}

@@ -60,7 +60,8 @@ class Source:
         self.titles = [
             Query(text, [p for p in pages if have[p]], True)
             for title, pages in corpus.queries
-            if 1 <= len(text := [w for w, _, _ in words.split(title)]) <= 16 and any(have[p] for p in pages)
+            if 1 <= len(text := [w for w, _, _ in words.split(title)]) <= 16
+            and any(have[p] for p in pages)
         ]
         by_document: dict[int, list[Query]] = {}
         for query in self.titles:
@@ -76,13 +77,19 @@ class Source:
         if self.read is not None:
             slot = self.slot[page]
             start, end = self.read["offsets"][slot : slot + 2].tolist()
-            return self.read["vectors"][start:end][:MOST_WORDS].float(), geometry(self.read["boxes"][start:end])[:MOST_WORDS]
+            return self.read["vectors"][start:end][:MOST_WORDS].float(), geometry(
+                self.read["boxes"][start:end]
+            )[:MOST_WORDS]
         start, end = self.corpus.offsets[page : page + 2]
-        vectors = self.table[torch.from_numpy(self.corpus.ids[start:end].astype(np.int64))][:MOST_WORDS]
+        vectors = self.table[torch.from_numpy(self.corpus.ids[start:end].astype(np.int64))][
+            :MOST_WORDS
+        ]
         hit = [i for i in range(len(vectors)) if self.rng.random() < NOISE]
         if hit:
             vectors = vectors.clone()
-            vectors[hit] = words.vectors([self.misspell(self.corpus.vocabulary[self.corpus.ids[start + i]]) for i in hit])
+            vectors[hit] = words.vectors(
+                [self.misspell(self.corpus.vocabulary[self.corpus.ids[start + i]]) for i in hit]
+            )
         return vectors, geometry(torch.from_numpy(self.corpus.boxes[start:end]))[:MOST_WORDS]
 
     def misspell(self, word: str) -> str:
@@ -91,12 +98,18 @@ class Source:
         change = self.rng.random()
         if change < 0.6 or len(word) == 1:
             return word[:place] + letter + word[place + 1 :]
-        return word[:place] + word[place + (change < 0.8) :] if change < 0.8 else word[:place] + letter + word[place:]
+        return (
+            word[:place] + word[place + (change < 0.8) :]
+            if change < 0.8
+            else word[:place] + letter + word[place:]
+        )
 
     def query(self) -> Query:
         chance = self.rng.random()
         if chance < 0.65 and self.title_groups:
-            group = self.rng.choices(self.title_groups, [len(g) ** 0.7 for g in self.title_groups])[0]
+            group = self.rng.choices(self.title_groups, [len(g) ** 0.7 for g in self.title_groups])[
+                0
+            ]
             return self.rng.choice(group)
         for _ in range(20):
             page = self.rng.choice(self.pages)
@@ -127,7 +140,9 @@ class Source:
         mates = self.by_document[int(self.corpus.document[query.answers[0]])]
         asked = {self.known.get(w, -1) for w in query.text}
         scored = [
-            (len(asked & self.sets[p]) + 0.3 * self.rng.random(), p) for p in mates if p not in query.answers
+            (len(asked & self.sets[p]) + 0.3 * self.rng.random(), p)
+            for p in mates
+            if p not in query.answers
         ]
         if not query.title:  # a page that holds the whole phrase answers it too
             scored = [(s, p) for s, p in scored if not asked <= self.sets[p]]
@@ -174,7 +189,11 @@ class Model(nn.Module):
         back = torch.argsort(torch.tensor(order))
         tokens = [F.pad(p.tokens, (0, 0, 0, longest - p.tokens.shape[1])) for p in parts]
         masks = [F.pad(p.mask, (0, longest - p.mask.shape[1])) for p in parts]
-        return Tokens(torch.cat(tokens)[back], torch.cat(masks)[back], torch.cat([p.pooled for p in parts])[back])
+        return Tokens(
+            torch.cat(tokens)[back],
+            torch.cat(masks)[back],
+            torch.cat([p.pooled for p in parts])[back],
+        )
 
     def queries(self, texts: list[list[str]]) -> Tokens:
         return self.query(*padded([words.vectors(t[: QueryContext.MAX_WORDS]) for t in texts]))
@@ -186,8 +205,19 @@ class Model(nn.Module):
         return (best * queries.mask[:, None]).sum(-1), queries.pooled @ documents.pooled.T
 
 
-def train(corpus: Path, out: Path, *, steps: int, heads: str, readings: Path | None, start: Path | None,
-          rate: float, batch: int, seed: int, threads: int) -> None:  # fmt: skip
+def train(
+    corpus: Path,
+    out: Path,
+    *,
+    steps: int,
+    heads: str,
+    readings: Path | None,
+    start: Path | None,
+    rate: float,
+    batch: int,
+    seed: int,
+    threads: int,
+) -> None:
     """One run; resumes from out/state.pt. heads: "multi", "single" or "both"."""
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
@@ -211,7 +241,10 @@ def train(corpus: Path, out: Path, *, steps: int, heads: str, readings: Path | N
         documents = model.documents([source.page(p) for p in pages])
         multi, single = model.scores(model.queries([q.text for q in queries]), documents)
         losses, facts = [], []
-        for name, score, scale in (("multi", multi, model.scale[0]), ("single", single, model.scale[1])):
+        for name, score, scale in (
+            ("multi", multi, model.scale[0]),
+            ("single", single, model.scale[1]),
+        ):
             logits = (score * scale.exp()).masked_fill(ignored, float("-inf"))
             chosen = logits.masked_fill(~right, float("-inf")).logsumexp(1) - logits.logsumexp(1)
             if heads in (name, "both"):
@@ -219,7 +252,11 @@ def train(corpus: Path, out: Path, *, steps: int, heads: str, readings: Path | N
             first = right[torch.arange(len(right)), logits.argmax(1)].float()
             facts += [-chosen.mean().item(), first.mean().item()]
         for group in optimiser.param_groups:
-            group["lr"] = rate * min(1, (step + 1) / 50) * (0.02 + 0.49 * (1 + math.cos(math.pi * step / steps)))
+            group["lr"] = (
+                rate
+                * min(1, (step + 1) / 50)
+                * (0.02 + 0.49 * (1 + math.cos(math.pi * step / steps)))
+            )
         optimiser.zero_grad(set_to_none=True)
         torch.stack(losses).sum().backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -227,15 +264,26 @@ def train(corpus: Path, out: Path, *, steps: int, heads: str, readings: Path | N
         step += 1
         sums += np.array([1, *facts])
         if step % 25 == 0:
-            loss_multi, first_multi, loss_single, first_single = (sums[1:] / sums[0]).round(4).tolist()
-            row = {"step": step, "seconds": round(time.time() - began, 1), "multi": loss_multi,
-                   "multi_first": first_multi, "single": loss_single, "single_first": first_single}  # fmt: skip
-            with open(out / "curve.jsonl", "a") as log:
+            loss_multi, first_multi, loss_single, first_single = (
+                (sums[1:] / sums[0]).round(4).tolist()
+            )
+            row = {
+                "step": step,
+                "seconds": round(time.time() - began, 1),
+                "multi": loss_multi,
+                "multi_first": first_multi,
+                "single": loss_single,
+                "single_first": first_single,
+            }
+            with (out / "curve.jsonl").open("a") as log:
                 log.write(json.dumps(row) + "\n")
             print(json.dumps(row), flush=True)
             sums[:] = 0
         if step % 100 == 0 or step == steps:
-            torch.save({"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step}, out / "state.tmp")
+            torch.save(
+                {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step},
+                out / "state.tmp",
+            )
             (out / "state.tmp").replace(out / "state.pt")
             weights = {k: v.clone().contiguous() for k, v in model.state_dict().items()}
             save_file(weights, str(out / "context.safetensors"))

@@ -19,11 +19,10 @@ from typing import Any
 import numpy as np
 import page_data
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
-from modalities import words
 from modalities.reader import CELL, GlyphNet
 
 CROP = (384, 256)
@@ -54,7 +53,9 @@ def collate(crops: list[page_data.Crop]) -> dict[str, torch.Tensor]:
     }
 
 
-def reading_loss(net: GlyphNet, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
+def reading_loss(
+    net: GlyphNet, batch: dict[str, torch.Tensor]
+) -> tuple[torch.Tensor, dict[str, float]]:
     """Centre map (binary), characters and their neighbours (classes), height (log).
 
     Cells within 12 pixels of a crop's left or right edge count for nothing: what they would
@@ -80,12 +81,22 @@ def reading_loss(net: GlyphNet, batch: dict[str, torch.Tensor]) -> tuple[torch.T
     height = F.smooth_l1_loss(maps[:, 1][item, row, column], tall)
     loss = centre_loss + parts[0] + 0.5 * (parts[1] + parts[2]) + 0.2 * height
     with torch.no_grad():
-        right = [(x.argmax(1) == y).float().mean().item() for x, y in zip(logits, classes.unbind(1), strict=True)]
-        found = (torch.sigmoid(maps[:, 0]) > 0.5)[item, row, column][share > 0.9].float().mean().item()
+        right = [
+            (x.argmax(1) == y).float().mean().item()
+            for x, y in zip(logits, classes.unbind(1), strict=True)
+        ]
+        found = (
+            (torch.sigmoid(maps[:, 0]) > 0.5)[item, row, column][share > 0.9].float().mean().item()
+        )
     return loss, {
-        "loss": loss.item(), "centre": centre_loss.item(), "height": height.item(),
-        "here": right[0], "before": right[1], "after": right[2], "found": found,
-    }  # fmt: skip
+        "loss": loss.item(),
+        "centre": centre_loss.item(),
+        "height": height.item(),
+        "here": right[0],
+        "before": right[1],
+        "after": right[2],
+        "found": found,
+    }
 
 
 def train_read(args: argparse.Namespace) -> None:
@@ -102,15 +113,23 @@ def train_read(args: argparse.Namespace) -> None:
         net.load_state_dict(state["net"])
         optimiser.load_state_dict(state["optimiser"])
         average, step = state["average"], state["step"]
-    print(f"{sum(p.numel() for p in net.parameters())} parameters, from step {step} of {args.steps}")
+    print(
+        f"{sum(p.numel() for p in net.parameters())} parameters, from step {step} of {args.steps}"
+    )
     paths = page_data.pdfs(args.data, page_data.TRAINING)
-    loader = DataLoader(Crops(paths, args.batch, SEED + step), batch_size=None, num_workers=1, prefetch_factor=8)
+    loader = DataLoader(
+        Crops(paths, args.batch, SEED + step), batch_size=None, num_workers=1, prefetch_factor=8
+    )
     began, seen, sums = time.time(), 0, {}
     net.train()
     for batch in loader:
         if step >= args.steps:
             break
-        rate = args.lr * min(1, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / args.steps)))
+        rate = (
+            args.lr
+            * min(1, (step + 1) / 100)
+            * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / args.steps)))
+        )
         for group in optimiser.param_groups:
             group["lr"] = rate
         loss, facts = reading_loss(net, batch)
@@ -131,18 +150,30 @@ def train_read(args: argparse.Namespace) -> None:
         if step % 50 == 0:
             row = {"step": step, "seconds": round(time.time() - began, 1), "lr": rate}
             row |= {k: round(v / seen, 4) for k, v in sums.items()}
-            with open(out / "curve.jsonl", "a") as log:
+            with (out / "curve.jsonl").open("a") as log:
                 log.write(json.dumps(row) + "\n")
             print(json.dumps(row), flush=True)
             seen, sums = 0, {}
         if step % 200 == 0 or step == args.steps:
-            torch.save({"net": net.state_dict(), "optimiser": optimiser.state_dict(), "average": average, "step": step}, out / "state.tmp")
+            torch.save(
+                {
+                    "net": net.state_dict(),
+                    "optimiser": optimiser.state_dict(),
+                    "average": average,
+                    "step": step,
+                },
+                out / "state.tmp",
+            )
             (out / "state.tmp").replace(out / "state.pt")
-            save_file({k: v.contiguous() for k, v in average.items()}, str(out / "reader.safetensors"))
+            save_file(
+                {k: v.contiguous() for k, v in average.items()}, str(out / "reader.safetensors")
+            )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("stage", choices=["read"])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)

@@ -115,6 +115,22 @@ def test_gradients_against_autograd_on_the_dense_formula(
         torch.testing.assert_close(a.grad, b.grad)
 
 
+@given(padded(4), padded(4, holes=False), BUDGETS)
+@settings(max_examples=40, deadline=None)
+def test_gradients_of_pairs_against_autograd_on_the_dense_formula(
+    query: tuple[Tensor, Tensor], document: tuple[Tensor, Tensor], budget: int | None
+) -> None:
+    count = min(len(query[0]), len(document[0]))
+    q, qm, d, dm = (part[:count] for part in (*query, *document))
+    ours = [q.clone().requires_grad_(), d.clone().requires_grad_()]
+    theirs = [q.nan_to_num().requires_grad_(), d.nan_to_num().requires_grad_()]
+    weight = torch.randn(count)
+    (maxsim_pairs(ours[0], ours[1], qm, dm, budget=budget) * weight).sum().backward()
+    (dense(theirs[0], theirs[1], qm, dm).diagonal() * weight).sum().backward()
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
 @pytest.mark.parametrize("budget", [1, 300, None])
 def test_gradcheck_in_float64(budget: int | None) -> None:
     torch.manual_seed(0)
