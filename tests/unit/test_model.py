@@ -335,14 +335,18 @@ def test_the_model_that_ships_reads_text_and_pages() -> None:
     model = lateint.load()
     assert model.dim == 128 and set(model.encoders) == {"text", "page"}
     assert model.head("multi").config.queries == "weighted"
-    queries = model.encode_queries(["annual report"])
-    assert queries.dim == 128 and not torch.allclose(queries.values.norm(dim=-1), torch.ones(1))
+    words = model.encode_queries(["annual report"])[0][1:]  # after the token of the whole query
+    assert words.shape == (2, 128) and ((words.norm(dim=-1) - 1).abs() > 1e-3).all()
+    texts = ["the annual report of the society", "sea birds and their nests"]
+    documents = model.encode_documents(texts)
+    for rows in documents:
+        torch.testing.assert_close(rows[1:].norm(dim=-1), torch.ones(len(rows) - 1))
+    queries = model.encode_queries(["annual report", "nests of birds"])
+    assert maxsim(queries, documents).argmax(1).tolist() == [0, 1]
     page = Image.new("RGB", (200, 300), "white")
     encoded = model.encode([page], "document", modality="page")
-    assert len(encoded) == 1 and encoded.boxes is not None
-    torch.testing.assert_close(
-        encoded.tokens.values.norm(dim=-1), torch.ones(len(encoded.tokens.values))
-    )
+    assert encoded.boxes is not None
+    assert encoded.boxes.values.tolist() == [[0, 0, 1, 1]]  # no word, only the page
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
