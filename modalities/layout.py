@@ -105,7 +105,10 @@ class _Context(nn.Module):
         nn.init.zeros_(self.around.bias)
         self.pool = nn.Linear(MODEL, 1)
         self.pool_word = nn.Linear(words.WIDTH, DIM, bias=False)
+        nn.init.orthogonal_(self.pool_word.weight)
         self.pool_item = nn.Linear(MODEL, DIM)
+        nn.init.zeros_(self.pool_item.weight)
+        nn.init.zeros_(self.pool_item.bias)
 
     def _through(self, vectors: Tensor, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         item = self.item.expand(len(x), 1, MODEL)

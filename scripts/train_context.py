@@ -177,6 +177,7 @@ class Model(nn.Module):
         super().__init__()
         self.layout, self.query = LayoutContext(), QueryContext()
         self.query.word.weight = self.layout.word.weight  # one projection for both sides
+        self.query.pool_word.weight = self.layout.pool_word.weight
         self.scale = nn.Parameter(torch.tensor([2.0, 2.5]))  # log temperature of multi, single
 
     def documents(self, items: list[tuple[Tensor, Tensor]]) -> Tokens:
