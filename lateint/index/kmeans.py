@@ -181,15 +181,14 @@ def _means(points: F32, codes: Ints, centroids: F32) -> F32:
         piece = slice(first, min(first + 1024, len(used)))
         begin, end = starts[piece.start], starts[piece.stop]
         sums = np.add.reduceat(points[order[begin:end]], starts[piece] - begin, axis=0)
-        means[used[piece]] = sums / sizes[used[piece], None].astype(np.float32)
+        means[used[piece]] = (sums / sizes[used[piece], None]).astype(np.float32)
     return means
 
 
 def _unit(rows: F32) -> F32:
     """Rows of unit length; zero rows stay."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit: F32 = rows / np.where(lengths > 0, lengths, 1)
-    return unit
+    return np.asarray(rows / np.where(lengths > 0, lengths, 1), np.float32)
 
 
 def _draw(weights: npt.NDArray[np.float64], count: int, rng: np.random.Generator) -> Ints:

@@ -1,0 +1,309 @@
+"""The codec: a token of D floats becomes a centroid's number and D levels of 1, 2 or 4 bits.
+
+Knows numbers, not documents, files or queries' scores. The packing of bits and the passes over all
+tokens are the kernels' (`lateint.index.kernels`).
+
+    y = R x                          a random rotation evens out the dimensions; MaxSim does not see it
+    code = nearest centroid to y     through coarse cells (`kmeans.Cells`)
+    level_d of (y - c_code)_d / scale_d    2^nbits int8 levels for all dimensions, fitted (Lloyd-Max)
+    y ~ c_code + scale * level
+
+Everything that a search needs stays rotated: centroids and tokens; queries are rotated once.
+Centroids are int8 with one step each: at 16 sqrt(tokens) centroids float32 would cost up to a tenth
+of the index. They are rounded before the first token is encoded, so the residuals make up for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lateint.index import kernels, kmeans
+
+F32 = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]
+
+MOST = 65536  # centroids: a code is 16 bits
+FEWEST = 16
+PER_CENTROID = 32  # points of the sample; more: slightly better centroids, slower training
+SAMPLE_BYTES = 192 << 20  # of float32: bounds the memory of training
+BLOCK = 65536  # tokens encoded together: bounds the memory of encoding
+FIT = 1 << 20  # residual numbers that levels are fitted to
+LARGEST = {1: 1, 2: 10, 4: 63}  # largest level; small ones keep the kernels' sums in 16 bits
+ARRAYS = ("rotation", "centroids", "steps", "scale", "levels", "boundaries")
+
+
+@dataclass(frozen=True, eq=False)
+class Codes:
+    """N encoded tokens."""
+
+    codes: npt.NDArray[np.uint16]  # (N,) their centroids
+    packed: npt.NDArray[np.uint8]  # (N, D nbits / 8) their residuals, see kernels.PACKING
+    factor: Array | None = None  # (N,) correction of the residual's length; None: 1
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+
+@dataclass(frozen=True, eq=False)
+class Codec:
+    """How tokens of one width are encoded. Made by `train` or `from_arrays`; never changes.
+
+    rotation: float32 (D, D), orthogonal; y = x @ rotation.
+    whole: int8 (K, D) and steps: float32 (K,): the centroids, rotated.
+    scale: float32 (D,); levels: int8 (2^nbits,), rising; boundaries: float32 (2^nbits - 1,) between
+    them, in units of scale.
+    """
+
+    rotation: F32
+    whole: npt.NDArray[np.int8]
+    steps: F32
+    scale: F32
+    levels: npt.NDArray[np.int8]
+    boundaries: F32
+
+    @property
+    def dim(self) -> int:
+        return len(self.rotation)
+
+    @property
+    def nbits(self) -> int:
+        return len(self.levels).bit_length() - 1
+
+    @cached_property
+    def centroids(self) -> F32:
+        """(K, D) float32, rotated."""
+        return self.whole * self.steps[:, None]
+
+    @cached_property
+    def cells(self) -> kmeans.Cells:
+        return kmeans.Cells.over(self.centroids)
+
+    @classmethod
+    def train(
+        cls,
+        sample: Array,
+        *,
+        nbits: int,
+        centroids: int | None = None,
+        tokens: int | None = None,
+        seed: int = 0,
+        threads: int = 0,
+    ) -> Codec:
+        """A codec for tokens like those of `sample` (n, D), finite floats of any type.
+
+        nbits: 1, 2 or 4; more: better scores, D/8 bytes a token each.
+        centroids: 1 to 65,536, at most n (default: `default_centroids`). More: better candidates
+        and scores, larger index, slower training and slower short queries.
+        tokens: how many the collection will have (default: n); only the default above needs it.
+        threads: of the kernels; 0: all cores. The matrix products follow the BLAS's own setting.
+        The same sample and seed give the same codec, byte for byte, on the same machine.
+        Raises ValueError: wrong shape, NaN, no rows, impossible numbers.
+        """
+        if nbits not in LARGEST:
+            raise ValueError(f"nbits is {nbits}; choose 1, 2 or 4")
+        points = checked(sample, None)
+        count, dim = points.shape
+        if not count:
+            raise ValueError("no tokens to train a codec with; give it a sample of the collection")
+        if centroids is None:
+            centroids = default_centroids(count if tokens is None else tokens, count)
+        if not 1 <= centroids <= min(MOST, count):
+            raise ValueError(
+                f"wanted {centroids} centroids of {count} tokens; ask for 1 to {min(MOST, count)}"
+            )
+        rotation = rotate_at_random(dim, seed)
+        points = points.astype(np.float32) @ rotation
+        trained = kmeans.train(points, centroids, seed=seed)
+        largest = np.abs(trained).max(axis=1)
+        steps = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+        whole = np.rint(trained / steps[:, None]).astype(np.int8)
+        cells = kmeans.Cells.over(whole * steps[:, None])
+        residuals = points - cells.centroids[cells.assign(points)]
+        scale, levels, boundaries = fit(residuals, nbits, np.random.default_rng(seed))
+        return cls(rotation, whole, steps, scale, levels, boundaries)
+
+    def rotate(self, values: Array) -> F32:
+        """Tokens or query tokens (N, D) as the codec sees them, float32 (N, D)."""
+        return np.ascontiguousarray(values, np.float32) @ self.rotation
+
+    def encode(self, values: Array, *, threads: int = 0) -> Codes:
+        """Tokens (N, D), finite floats of any type. Raises ValueError otherwise.
+
+        A token's code does not depend on the tokens beside it."""
+        values = checked(values, self.dim)
+        codes = np.empty(len(values), np.uint16)
+        packed = np.empty((len(values), kernels.packed_bytes(self.dim, self.nbits)), np.uint8)
+        for first in range(0, len(values), BLOCK):
+            part = slice(first, first + BLOCK)
+            rotated = self.rotate(values[part])
+            codes[part] = self.cells.assign(rotated)
+            packed[part] = kernels.quantise(
+                rotated,
+                self.centroids,
+                codes[part],
+                self.scale,
+                self.boundaries,
+                nbits=self.nbits,
+                threads=threads,
+            )
+        return Codes(codes, packed)
+
+    def decode(self, encoded: Codes, *, threads: int = 0) -> F32:
+        """The tokens as the index knows them, (N, D) float32, in the caller's space.
+
+        Raises ValueError where a code or an array does not fit this codec."""
+        rotated = kernels.reconstruct(
+            encoded.codes,
+            encoded.packed,
+            self.centroids,
+            self.scale,
+            self.levels,
+            encoded.factor,
+            threads=threads,
+        )
+        return np.asarray(rotated @ self.rotation.T, np.float32)
+
+    def arrays(self) -> dict[str, Array]:
+        """All of it, for safetensors."""
+        return {
+            "rotation": self.rotation,
+            "centroids": self.whole,
+            "steps": self.steps,
+            "scale": self.scale,
+            "levels": self.levels,
+            "boundaries": self.boundaries,
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Array]) -> Codec:
+        """The codec that gave these `arrays`; further keys are left alone.
+
+        Raises ValueError that names what is missing, misshapen or impossible."""
+        missing = [name for name in ARRAYS if name not in arrays]
+        if missing:
+            raise ValueError(f"codec lacks {missing}; it has {sorted(arrays)}")
+        rotation = _array(arrays, "rotation", np.float32, (None, None))
+        dim = len(rotation)
+        if not dim or rotation.shape != (dim, dim):
+            raise ValueError(f"codec: rotation is {rotation.shape}; wanted a square matrix")
+        whole = _array(arrays, "centroids", np.int8, (None, dim))
+        if not 1 <= len(whole) <= MOST:
+            raise ValueError(f"codec: has {len(whole)} centroids; wanted 1 to {MOST}")
+        steps = _array(arrays, "steps", np.float32, (len(whole),))
+        scale = _array(arrays, "scale", np.float32, (dim,))
+        levels = _array(arrays, "levels", np.int8, (None,))
+        if len(levels) not in (2, 4, 16):
+            raise ValueError(f"codec: has {len(levels)} levels; wanted 2, 4 or 16")
+        boundaries = _array(arrays, "boundaries", np.float32, (len(levels) - 1,))
+        probe = np.cos(np.arange(dim, dtype=np.float64))  # turning must not change a length
+        length = np.linalg.norm(probe)
+        if abs(np.linalg.norm(probe @ rotation) - length) > 1e-3 * length:
+            raise ValueError("codec: rotation is not orthogonal")
+        if not (steps > 0).all() or not (scale > 0).all():
+            raise ValueError("codec: steps and scale must be above 0")
+        if not (np.diff(levels.astype(int)) > 0).all() or not (np.diff(boundaries) > 0).all():
+            raise ValueError("codec: levels and boundaries must rise")
+        if int(levels[-1]) - int(levels[0]) > kernels.LEVEL_LIMIT * 2:
+            raise ValueError(
+                f"codec: levels from {levels[0]} to {levels[-1]}; wanted within +-{kernels.LEVEL_LIMIT}"
+            )
+        return cls(rotation, whole, steps, scale, levels, boundaries)
+
+
+def default_centroids(tokens: int, sampled: int | None = None) -> int:
+    """Centroids for a collection of `tokens`, of which `sampled` are there to train with.
+
+    16 sqrt(tokens) rounded to a power of two; for small collections at least eight tokens each, so
+    that the centroids do not outweigh what they save."""
+    wanted = 16 * np.sqrt(max(tokens, 1))
+    limit = max(FEWEST, min(tokens, tokens if sampled is None else sampled) // 8)
+    count = 1 << round(float(np.log2(max(FEWEST, min(wanted, limit, MOST)))))
+    return max(1, min(count, MOST, tokens if sampled is None else sampled))
+
+
+def sample_size(tokens: int, dim: int) -> int:
+    """How many of a collection's `tokens` of width `dim` a build should draw to train with."""
+    return min(tokens, default_centroids(tokens) * PER_CENTROID, SAMPLE_BYTES // (4 * dim))
+
+
+def rotate_at_random(dim: int, seed: int) -> F32:
+    """A random orthogonal matrix (dim, dim)."""
+    noise = np.random.default_rng(seed).standard_normal((dim, dim))
+    turned, triangle = np.linalg.qr(noise)
+    return np.ascontiguousarray(turned * np.sign(np.diag(triangle)), np.float32)
+
+
+def fit(
+    residuals: F32, nbits: int, rng: np.random.Generator
+) -> tuple[F32, npt.NDArray[np.int8], F32]:
+    """(scale, levels, boundaries) of the smallest squared error: Lloyd-Max on a part of the
+    residuals (n, D), each dimension divided by its spread, made symmetric, levels rounded to int8
+    with the largest as LARGEST says."""
+    spread = np.sqrt(np.einsum("nd,nd->d", residuals, residuals) / len(residuals))
+    spread = np.maximum(spread, max(1e-3 * float(spread.max()), 1e-6)).astype(np.float32)
+    rows = max(1, FIT // residuals.shape[1])
+    chosen = np.sort(rng.choice(len(residuals), min(rows, len(residuals)), replace=False))
+    sizes = np.sort(np.abs(residuals[chosen] / spread).ravel().astype(np.float64))
+    levels = _lloyd_max(sizes, 1 << (nbits - 1))
+    unit = levels[-1] / LARGEST[nbits]
+    whole = np.rint(levels / unit)
+    room = np.arange(len(whole))  # levels stay different, also where residuals are all alike
+    whole = np.maximum.accumulate(np.maximum(whole, 1) - room) + room
+    whole = np.minimum(whole, LARGEST[nbits] - room[::-1])
+    both = np.concatenate([-whole[::-1], whole])
+    boundaries = (both[1:] + both[:-1]) / 2
+    scale = (spread * unit).astype(np.float32)
+    return scale, both.astype(np.int8), boundaries.astype(np.float32)
+
+
+def _lloyd_max(sizes: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.float64]:
+    """`count` positive levels of the smallest squared error to `sizes` (sorted, >= 0)."""
+    if not sizes[-1] > 0:
+        return np.arange(1, count + 1) - 0.5  # nothing is left to encode: any levels do
+    totals = np.concatenate([[0], np.cumsum(sizes)])
+    levels = np.quantile(sizes, (np.arange(count) + 0.5) / count)
+    for _ in range(200):
+        ends = np.searchsorted(sizes, (levels[1:] + levels[:-1]) / 2)
+        ends = np.concatenate([[0], ends, [len(sizes)]])
+        held = np.diff(ends)
+        means = np.diff(totals[ends]) / np.maximum(held, 1)
+        levels = np.where(held > 0, means, levels)
+    return np.asarray(np.maximum(levels, 1e-9), np.float64)
+
+
+def checked(values: Array, dim: int | None) -> Array:
+    """`values` as an array (N, D) of finite floats, or ValueError."""
+    values = np.asarray(values)
+    if values.ndim != 2 or values.dtype.kind != "f":
+        raise ValueError(f"tokens are {values.dtype} {values.shape}; wanted floats (N, D)")
+    if not values.shape[1] or (dim is not None and values.shape[1] != dim):
+        raise ValueError(f"tokens are {values.shape[1]} wide; this codec is for {dim or 'more'}")
+    bad = ~np.isfinite(values).all(axis=1)
+    if bad.any():
+        raise ValueError(
+            f"token {int(bad.argmax())} has NaN or infinite values ({int(bad.sum())} such tokens)"
+        )
+    return values
+
+
+def _array(
+    arrays: Mapping[str, Array], name: str, kind: Any, shape: tuple[int | None, ...]
+) -> Array:
+    array = np.asarray(arrays[name])
+    fits = array.ndim == len(shape) and all(
+        wanted is None or wanted == got for wanted, got in zip(shape, array.shape, strict=True)
+    )
+    if array.dtype != kind or not fits:
+        wanted = ", ".join("any" if size is None else str(size) for size in shape)
+        raise ValueError(
+            f"codec: {name} is {array.dtype} {array.shape}; wanted {np.dtype(kind)} ({wanted})"
+        )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ValueError(f"codec: {name} has NaN or infinite values")
+    return np.ascontiguousarray(array)
