@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import re
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-import page_data
 import torch
 from safetensors.numpy import load_file, save_file
 
@@ -86,74 +87,63 @@ def page_words(glyphs: pdf.Glyphs) -> tuple[list[str], np.ndarray]:
     return [found[i] for i in order], table[order]
 
 
-def collect(paths: list[Path], *, most: int, without_outline: int, seed: int) -> Corpus:
-    """Text and titles of PDFs: of one with an outline at most `most` pages (its first eight and a
-    random run), of one without `without_outline`."""
+@dataclass
+class Text:
+    """One PDF's pages (number, words, boxes) and its outline (title, page)."""
+
+    pages: list[tuple[int, list[str], np.ndarray]]
+    titles: list[tuple[str, int]]
+
+
+def text_of(path: Path, *, most: int, without_outline: int, seed: str) -> Text:
+    """Of a PDF with an outline at most `most` pages (its first eight and a random run), of one
+    without `without_outline`; nothing of one that cannot be read."""
     rng = random.Random(seed)
+    try:
+        count = pdf.page_count(path)
+        titles = [(clean_title(e.title), e.page) for e in pdf.outline(path)]
+        limit = most if titles else without_outline
+        start = rng.randrange(max(1, count - limit + 1))
+        run = range(start + 1, min(count, start + limit) + 1)
+        chosen = sorted({*range(1, min(count, 8) + 1), *run} if titles else run)
+        pages = [(number, *page_words(glyphs)) for number, glyphs in pdf.glyphs(path, chosen)]
+    except pdf.PdfError as error:
+        print(f"left out: {error}", file=sys.stderr)
+        return Text([], [])
+    return Text([page for page in pages if len(page[1]) >= 5], titles)
+
+
+def collect(
+    paths: list[Path], *, most: int, without_outline: int, seed: int, workers: int = 2
+) -> Corpus:
+    """Text and titles of PDFs, see `text_of`. The result does not depend on `workers`."""
     corpus, vocabulary = Corpus(), dict[str, int]()
     ids, boxes, lengths, document = [], [], [], []
-    for number, path in enumerate(paths):
-        try:
-            count = pdf.page_count(path)
-            titles = [(clean_title(e.title), e.page) for e in pdf.outline(path)]
-            limit = most if titles else without_outline
-            start = rng.randrange(max(1, count - limit + 1))
-            chosen = sorted(
-                {*range(1, min(count, 8) + 1), *range(start + 1, min(count, start + limit) + 1)}
-            )
-            if not titles:
-                chosen = chosen[-without_outline:]
-            layers = list(pdf.glyphs(path, chosen))
-        except pdf.PdfError as error:
-            print(f"left out: {error}", file=sys.stderr)
-            continue
-        place: dict[int, int] = {}
-        for page, glyphs in layers:
-            text, box = page_words(glyphs)
-            if len(text) < 5:
-                continue
-            place[page] = len(lengths)
-            ids += [vocabulary.setdefault(word, len(vocabulary)) for word in text]
-            boxes.append(box)
-            lengths.append(len(text))
-            document.append(number)
-            corpus.names.append(f"{path.name}#page={page}")
-        answers: dict[str, list[int]] = {}
-        for title, page in titles:
-            if title and page in place and place[page] not in answers.setdefault(title, []):
-                answers[title].append(place[page])
-        corpus.queries += [
-            (title, found) for title, found in answers.items() if 0 < len(found) <= 3
-        ]
-        if number % 100 == 99:
-            print(
-                f"{number + 1} files, {len(lengths)} pages, {len(corpus.queries)} titles",
-                flush=True,
-            )
+    read = partial(text_of, most=most, without_outline=without_outline)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        jobs = [pool.submit(read, path, seed=f"{seed} {i}") for i, path in enumerate(paths)]
+        for number, (path, job) in enumerate(zip(paths, jobs, strict=True)):
+            text, place = job.result(), dict[int, int]()
+            for page, spelt, box in text.pages:
+                place[page] = len(lengths)
+                ids += [vocabulary.setdefault(word, len(vocabulary)) for word in spelt]
+                boxes.append(box)
+                lengths.append(len(spelt))
+                document.append(number)
+                corpus.names.append(f"{path.name}#page={page}")
+            answers: dict[str, list[int]] = {}
+            for title, page in text.titles:
+                if title and page in place and place[page] not in answers.setdefault(title, []):
+                    answers[title].append(place[page])
+            corpus.queries += [(t, found) for t, found in answers.items() if 0 < len(found) <= 3]
+            if number % 100 == 99:
+                print(
+                    f"{number + 1} files, {len(lengths)} pages, {len(corpus.queries)} titles",
+                    flush=True,
+                )
     corpus.vocabulary = list(vocabulary)
     corpus.ids = np.array(ids, np.int32)
     corpus.boxes = np.concatenate(boxes) if boxes else corpus.boxes
     corpus.offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     corpus.document = np.array(document, np.int32)
     return corpus
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--most", type=int, default=30)
-    args = parser.parse_args()
-    paths = page_data.pdfs(args.data, page_data.TRAINING)
-    random.Random(0).shuffle(paths)
-    corpus = collect(paths, most=args.most, without_outline=4, seed=0)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    corpus.save(args.out)
-    print(
-        f"{len(corpus.document)} pages, {len(corpus.ids)} words, "
-        f"{len(corpus.vocabulary)} different, {len(corpus.queries)} titles"
-    )
-
-
-if __name__ == "__main__":
-    main()

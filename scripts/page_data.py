@@ -128,10 +128,15 @@ BLUR_ROWS = 0.15  # a centre this near a cell's edge (in cells) belongs to both 
 
 
 def cut(image: Image.Image, chars: Characters, size: tuple[int, int], rng: random.Random) -> Crop:
-    """A crop of a grey page around a random character, with the labels inside it."""
+    """A crop of a grey page around a character, with the labels inside it: half of them around one
+    of a size that is unusual on its page, where there is one."""
     width, height = image.size
     rows, columns = size
-    pick = rng.randrange(len(chars.x))
+    unusual = np.flatnonzero(np.abs(np.log(chars.height / np.median(chars.height))) > 0.12)
+    if len(unusual) and rng.random() < 0.5:  # headings, small print: rare, and what people ask for
+        pick = int(rng.choice(unusual.tolist()))
+    else:
+        pick = rng.randrange(len(chars.x))
     left = int(chars.x[pick] * width - rng.uniform(0.1, 0.9) * columns)
     top = int(chars.y[pick] * height - rng.uniform(0.1, 0.9) * rows)
     left = max(min(left, width - columns), min(0, width - columns))
@@ -175,7 +180,8 @@ def crops(paths: list[Path], size: tuple[int, int], seed: int) -> Iterator[Crop]
     while True:
         path = rng.choices(files, weights)[0]
         numbers = sorted(rng.sample(range(1, counts[path] + 1), min(6, counts[path])))
-        dpi = rng.choice((100, 100, rng.uniform(75, 135)))
+        # the larger ones show print as large as headings and slides have it
+        dpi = rng.choice((100, 100, rng.uniform(75, 135), rng.uniform(120, 220)))
         try:
             layers = dict(pdf.glyphs(path, numbers))
             found = list(pdf.pages(path, dpi=dpi, grey=True, numbers=numbers))

@@ -9,25 +9,24 @@ as the reader read them from pixels.
 
 from __future__ import annotations
 
-import json
-import math
 import random
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from layout_data import Corpus
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from training_run import Run
 
 from modalities import words
 from modalities.layout import LayoutContext, QueryContext, Tokens, geometry
 
 MOST_WORDS = 420
 NOISE = 0.08  # share of words misspelt when vectors come from the text layer
+GROUPS = 4  # documents in a batch: fewer means harder negatives
 
 
 @dataclass
@@ -63,10 +62,11 @@ class Source:
             if 1 <= len(text := [w for w, _, _ in words.split(title)]) <= 16
             and any(have[p] for p in pages)
         ]
-        by_document: dict[int, list[Query]] = {}
+        self.titles_of: dict[int, list[Query]] = {}
         for query in self.titles:
-            by_document.setdefault(int(corpus.document[query.answers[0]]), []).append(query)
-        self.title_groups = list(by_document.values())
+            self.titles_of.setdefault(int(corpus.document[query.answers[0]]), []).append(query)
+        self.documents = [d for d, pages in self.by_document.items() if len(pages) >= 3]
+        self.weights = [len(self.titles_of.get(d, ())) ** 0.7 + 0.3 for d in self.documents]
 
     def ids(self, page: int) -> np.ndarray:
         start, end = self.corpus.offsets[page : page + 2]
@@ -104,20 +104,18 @@ class Source:
             else word[:place] + letter + word[place:]
         )
 
-    def query(self) -> Query:
+    def query(self, document: int) -> Query | None:
+        """A title, a large line (a pseudo title) or a phrase of one document; None: nothing found."""
         chance = self.rng.random()
-        if chance < 0.65 and self.title_groups:
-            group = self.rng.choices(self.title_groups, [len(g) ** 0.7 for g in self.title_groups])[
-                0
-            ]
-            return self.rng.choice(group)
-        for _ in range(20):
-            page = self.rng.choice(self.pages)
+        if chance < 0.65 and (titles := self.titles_of.get(document)):
+            return self.rng.choice(titles)
+        for _ in range(5):
+            page = self.rng.choice(self.by_document[document])
             start, end = self.corpus.offsets[page : page + 2]
             length = self.rng.randint(2, 6)
             if end - start < 40:
                 continue
-            if chance < 0.75:
+            if chance < 0.8:
                 tall = self.corpus.boxes[start:end, 3] - self.corpus.boxes[start:end, 1]
                 big = np.flatnonzero(tall > 1.15 * np.median(tall))
                 if not 2 <= len(big) <= 60:
@@ -133,7 +131,7 @@ class Source:
             ]
             if len(text) >= 2:
                 return Query(text, [page], False)
-        return self.rng.choice(self.titles)
+        return None
 
     def negative(self, query: Query) -> int:
         """A page of the same document with many of the query's words, or any page."""
@@ -152,8 +150,17 @@ class Source:
         return self.rng.choice(scored[:4])[1]
 
     def batch(self, size: int) -> tuple[list[Query], list[int], Tensor, Tensor]:
-        """Queries, pages, (size, pages) bool `right` and `ignored` (answers nobody marked)."""
-        queries = [self.query() for _ in range(size)]
+        """Queries, pages, (size, pages) bool `right` and `ignored` (answers nobody marked).
+
+        All are of GROUPS documents: the pages that a query must be told from are those of its own
+        document, which share its words, its type and its layout."""
+        documents = self.rng.choices(self.documents, self.weights, k=GROUPS)
+        queries: list[Query] = []
+        while len(queries) < size:
+            if query := self.query(documents[len(queries) % GROUPS]):
+                queries.append(query)
+            else:
+                documents[len(queries) % GROUPS] = self.rng.choices(self.documents, self.weights)[0]
         pages = [self.rng.choice(q.answers) for q in queries]
         pages = list(dict.fromkeys(pages + [self.negative(q) for q in queries]))
         right = torch.zeros(size, len(pages), dtype=torch.bool)
@@ -217,31 +224,22 @@ def train(
     rate: float,
     batch: int,
     seed: int,
-    threads: int,
-) -> None:
-    """One run; resumes from out/state.pt. heads: "multi", "single" or "both"."""
+) -> Path:
+    """One run; resumes from out/state.pt. heads: "multi", "single" or "both"; readings: what the
+    reader saw (else words are spelt); start: weights to begin with. Returns the weights' file."""
     torch.manual_seed(seed)
-    torch.set_num_threads(threads)
-    out.mkdir(parents=True, exist_ok=True)
     source = Source(Corpus.load(corpus), readings, seed)
     print(f"{len(source.pages)} pages, {len(source.titles)} titles", flush=True)
     model = Model()
     if start is not None:
         model.load_state_dict(load_file(str(start)), strict=False)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.02)
-    step = 0
-    if (out / "state.pt").exists():
-        state = torch.load(out / "state.pt", weights_only=True)
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        step = state["step"]
-        source.rng.seed(seed + step)
-    began, sums = time.time(), np.zeros(5)
-    while step < steps:
+    run = Run(out, model, rate, steps, name="context", weight_decay=0.02)
+    source.rng.seed(seed + run.step)
+    while run.step < steps:
         queries, pages, right, ignored = source.batch(batch)
         documents = model.documents([source.page(p) for p in pages])
         multi, single = model.scores(model.queries([q.text for q in queries]), documents)
-        losses, facts = [], []
+        losses, facts = [], dict[str, float]()
         for name, score, scale in (
             ("multi", multi, model.scale[0]),
             ("single", single, model.scale[1]),
@@ -251,40 +249,6 @@ def train(
             if heads in (name, "both"):
                 losses.append(-chosen.mean())
             first = right[torch.arange(len(right)), logits.argmax(1)].float()
-            facts += [-chosen.mean().item(), first.mean().item()]
-        for group in optimiser.param_groups:
-            group["lr"] = (
-                rate
-                * min(1, (step + 1) / 50)
-                * (0.02 + 0.49 * (1 + math.cos(math.pi * step / steps)))
-            )
-        optimiser.zero_grad(set_to_none=True)
-        torch.stack(losses).sum().backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        step += 1
-        sums += np.array([1, *facts])
-        if step % 25 == 0:
-            loss_multi, first_multi, loss_single, first_single = (
-                (sums[1:] / sums[0]).round(4).tolist()
-            )
-            row = {
-                "step": step,
-                "seconds": round(time.time() - began, 1),
-                "multi": loss_multi,
-                "multi_first": first_multi,
-                "single": loss_single,
-                "single_first": first_single,
-            }
-            with (out / "curve.jsonl").open("a") as log:
-                log.write(json.dumps(row) + "\n")
-            print(json.dumps(row), flush=True)
-            sums[:] = 0
-        if step % 100 == 0 or step == steps:
-            torch.save(
-                {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step},
-                out / "state.tmp",
-            )
-            (out / "state.tmp").replace(out / "state.pt")
-            weights = {k: v.clone().contiguous() for k, v in model.state_dict().items()}
-            save_file(weights, str(out / "context.safetensors"))
+            facts |= {name: -chosen.mean().item(), f"{name}_first": first.mean().item()}
+        run.update(torch.stack(losses).sum(), facts, warm_up=50, clip=1.0, decay=0.99)
+    return run.result

@@ -1,27 +1,39 @@
 """Trains the page reader that ships with lateint, from public PDFs, on two cores.
 
-    python scripts/train_mini.py read  --data DATA --out RUN     # pixels -> characters, words
+    scripts/get_data.sh DATA train
+    python scripts/train_mini.py all --data DATA --out RUN
 
-Each stage writes checkpoints and a curve (`curve.jsonl`) into RUN and resumes where it stopped.
-DATA holds `pkg/<package>/...` with unpacked document packages (see scripts/get_data.sh).
+Stages, each by its name as well; what is there already is not made again, and what was cut off
+resumes:
+    read      pixels -> characters and words                    RUN/read/reader.safetensors
+    collect   words, boxes and outline titles of text layers    RUN/corpus.safetensors
+    spelt     context of words, spelt from the text layer       RUN/spelt/context.safetensors
+    gather    what the reader sees on the pages of the corpus   RUN/readings.safetensors
+    seen      context of words, as the reader saw them          RUN/seen/context.safetensors
+    single    spelt and seen again for the single-vector head alone, to compare with
+    pack      the package's weights in half precision
+Curves (`curve.jsonl`) and checkpoints lie beside the results. DATA holds `pkg/<package>/...` with
+unpacked document packages.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import time
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import layout_data
 import numpy as np
+import pack
 import page_data
+import read_pages
 import torch
-from safetensors.torch import save_file
+import train_context
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
+from training_run import Run
 
 from modalities.reader import CELL, GlyphNet
 
@@ -99,90 +111,103 @@ def reading_loss(
     }
 
 
-def train_read(args: argparse.Namespace) -> None:
+def read(args: argparse.Namespace) -> Path:
+    """Pixels to characters: crops of rendered pages, labelled by their text layer."""
     torch.manual_seed(SEED)
-    torch.set_num_threads(args.threads)
-    out = args.out / "read"
-    out.mkdir(parents=True, exist_ok=True)
     net = GlyphNet().to(memory_format=torch.channels_last)
-    average = {k: v.clone() for k, v in net.state_dict().items()}
-    optimiser = torch.optim.AdamW(net.parameters(), lr=args.lr, weight_decay=0.01)
-    step = 0
-    if (out / "state.pt").exists():
-        state = torch.load(out / "state.pt", weights_only=True)
-        net.load_state_dict(state["net"])
-        optimiser.load_state_dict(state["optimiser"])
-        average, step = state["average"], state["step"]
-    print(
-        f"{sum(p.numel() for p in net.parameters())} parameters, from step {step} of {args.steps}"
-    )
-    paths = page_data.pdfs(args.data, page_data.TRAINING)
-    loader = DataLoader(
-        Crops(paths, args.batch, SEED + step), batch_size=None, num_workers=1, prefetch_factor=8
-    )
-    began, seen, sums = time.time(), 0, {}
-    net.train()
-    for batch in loader:
-        if step >= args.steps:
-            break
-        rate = (
-            args.lr
-            * min(1, (step + 1) / 100)
-            * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / args.steps)))
+    run = Run(args.out / "read", net, 3e-3, args.read_steps, name="reader", weight_decay=0.01)
+    if run.step < run.steps:
+        paths = page_data.pdfs(args.data, page_data.TRAINING)
+        crops = Crops(paths, 8, SEED + run.step)
+        net.train()
+        for batch in DataLoader(crops, batch_size=None, num_workers=1, prefetch_factor=8):
+            loss, facts = reading_loss(net, batch)
+            run.update(loss, facts, warm_up=100, clip=2.0, decay=0.998)
+            if run.step >= run.steps:
+                break
+    return run.result
+
+
+def training_pdfs(data: Path) -> list[Path]:
+    """The training PDFs in a fixed random order."""
+    paths = page_data.pdfs(data, page_data.TRAINING)
+    random.Random(0).shuffle(paths)
+    return paths
+
+
+def collect(args: argparse.Namespace) -> Path:
+    """Words, boxes and outline titles of the text layers."""
+    target: Path = args.out / "corpus.safetensors"
+    if not target.with_suffix(".json").exists():
+        args.out.mkdir(parents=True, exist_ok=True)
+        paths = training_pdfs(args.data)
+        corpus = layout_data.collect(
+            paths[: args.files], most=30, without_outline=4, seed=0, workers=args.threads
         )
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        loss, facts = reading_loss(net, batch)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 2.0)
-        optimiser.step()
-        step += 1
-        with torch.no_grad():
-            for k, v in net.state_dict().items():
-                if v.dtype.is_floating_point:
-                    average[k].lerp_(v, 1 - min(0.998, step / (step + 10)))
-                else:
-                    average[k].copy_(v)
-        seen += 1
-        for k, v in facts.items():
-            sums[k] = sums.get(k, 0.0) + v
-        if step % 50 == 0:
-            row = {"step": step, "seconds": round(time.time() - began, 1), "lr": rate}
-            row |= {k: round(v / seen, 4) for k, v in sums.items()}
-            with (out / "curve.jsonl").open("a") as log:
-                log.write(json.dumps(row) + "\n")
-            print(json.dumps(row), flush=True)
-            seen, sums = 0, {}
-        if step % 200 == 0 or step == args.steps:
-            torch.save(
-                {
-                    "net": net.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                    "average": average,
-                    "step": step,
-                },
-                out / "state.tmp",
-            )
-            (out / "state.tmp").replace(out / "state.pt")
-            save_file(
-                {k: v.contiguous() for k, v in average.items()}, str(out / "reader.safetensors")
-            )
+        corpus.save(target)
+        print(f"{len(corpus.document)} pages, {len(corpus.queries)} titles")
+    return target
+
+
+def gather(args: argparse.Namespace) -> Path:
+    """What the reader sees on pages of the corpus."""
+    target: Path = args.out / "readings.safetensors"
+    if not target.exists():
+        corpus, reader = collect(args), read(args)
+        paths = training_pdfs(args.data)
+        read_pages.gather(corpus, paths, reader, target, most=args.pages, workers=args.threads)
+    return target
+
+
+def context(args: argparse.Namespace, heads: str, *, seen: bool) -> Path:
+    """The context of words, on spelt words, and then (seen) on words as they were read."""
+    folder = ("seen" if seen else "spelt") + ("" if heads == "both" else f"-{heads}")
+    return train_context.train(
+        collect(args),
+        args.out / folder,
+        steps=args.seen_steps if seen else args.spelt_steps,
+        heads=heads,
+        readings=gather(args) if seen else None,
+        start=context(args, heads, seen=False) if seen else None,
+        rate=1e-3 if seen else 2e-3,
+        batch=24,
+        seed=SEED,
+    )
+
+
+def packed(args: argparse.Namespace) -> None:
+    """The package's weights."""
+    pack.pack(read(args), context(args, "both", seen=True))
+
+
+STAGES = {
+    "read": read,
+    "collect": collect,
+    "spelt": lambda args: context(args, "both", seen=False),
+    "gather": gather,
+    "seen": lambda args: context(args, "both", seen=True),
+    "single": lambda args: context(args, "single", seen=True),
+    "pack": packed,
+    "all": packed,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("stage", choices=["read"])
+    parser.add_argument("stage", choices=[*STAGES])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=4500)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--read-steps", type=int, default=2600)
+    parser.add_argument("--spelt-steps", type=int, default=1600)
+    parser.add_argument("--seen-steps", type=int, default=600)
+    parser.add_argument("--files", type=int, default=800, help="PDFs to collect words from")
+    parser.add_argument("--pages", type=int, default=6000, help="to read before `seen`")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    {"read": train_read}[args.stage](args)
+    torch.set_num_threads(args.threads)
+    STAGES[args.stage](args)
 
 
 if __name__ == "__main__":
