@@ -22,8 +22,10 @@ if TYPE_CHECKING:
         IndexTooOld,
         IndexWriteFailed,
         LateintIndexError,
+        NoTextSearch,
         UnknownId,
     )
+    from lateint.index.hybrid import HybridHit
     from lateint.index.index import Index
     from lateint.index.tokens import Tokens
 
@@ -33,6 +35,7 @@ __all__ = [
     "BadTokens",
     "DuplicateId",
     "Hit",
+    "HybridHit",
     "Index",
     "IndexClosed",
     "IndexCorrupt",
@@ -45,11 +48,18 @@ __all__ = [
     "IndexTooOld",
     "IndexWriteFailed",
     "LateintIndexError",
+    "NoTextSearch",
     "Tokens",
     "UnknownId",
 ]
 
-_ELSEWHERE = {"Hit": "answers", "Index": "index", "IndexInfo": "answers", "Tokens": "tokens"}
+_ELSEWHERE = {
+    "Hit": "answers",
+    "HybridHit": "hybrid",
+    "Index": "index",
+    "IndexInfo": "answers",
+    "Tokens": "tokens",
+}
 
 
 def __getattr__(name: str) -> Any:

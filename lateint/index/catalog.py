@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from lateint.index.errors import BadDocument, IndexCorrupt, UnknownId
+from lateint.index.lexical import Lexical
 from lateint.index.manifest import row_checksum
 from lateint.index.tokens import IntArray
 
@@ -43,6 +44,7 @@ class Catalog:
     def __init__(self, db: sqlite3.Connection, path: Path) -> None:
         self._db = db
         self.path = path
+        self.lexical = Lexical(db, path)
 
     def numbers(self, ids: Sequence[str]) -> dict[str, int]:
         """id -> number, for those of `ids` that exist."""
@@ -103,6 +105,7 @@ class Catalog:
         said = [
             (d.number, text) for d, text in zip(documents, texts, strict=True) if text is not None
         ]
+        self.lexical.insert(said, earlier=self.all_texts())
         self._db.executemany(
             "INSERT INTO texts VALUES (?, ?, ?)", [(*row, row_checksum(*row)) for row in said]
         )
@@ -114,6 +117,7 @@ class Catalog:
     def remove(self, numbers: Sequence[int]) -> int:
         """Deletes rows and leaves tombstones; returns how many tokens the documents had."""
         tokens = sum(row.tokens for row in self.documents(numbers).values())
+        self.lexical.remove(self.texts(numbers).items())
         each = [(number,) for number in numbers]
         self._db.executemany("DELETE FROM documents WHERE doc = ?", each)
         self._db.executemany("DELETE FROM texts WHERE doc = ?", each)

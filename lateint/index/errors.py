@@ -82,5 +82,9 @@ class BadDocument(LateintIndexError, ValueError):
     """An id, metadata or text that cannot be kept."""
 
 
+class NoTextSearch(LateintIndexError):
+    """Search by words is not to be had: no FTS5 in this Python, or texts not indexed by word."""
+
+
 class BadFilter(LateintIndexError, ValueError):
     """A `where` expression that is wrong, not allowed or too expensive."""
