@@ -1,8 +1,9 @@
 """The command line: index, search, add, delete, info.
 
 A thin skin over `Collection`: it parses, calls and prints. Results go to stdout, everything else to
-stderr. Exit status: 0 done, 1 an error (one line on stderr), 2 wrong usage. Heavy imports are inside
-the commands, so that `lateint --help` is there at once.
+stderr. Exit status: 0 done (files that could not be read are named on stderr), 1 an error (one line
+on stderr) or none of the files could be read, 2 wrong usage, 130 stopped with Ctrl-C. Heavy imports
+are inside the commands, so that `lateint --help` is there at once.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -23,11 +25,14 @@ if TYPE_CHECKING:
 DEFAULT = Path(".lateint")
 BATCH = 64  # queries answered at once
 WORDS = 6  # best-matching words shown for a hit
+UNCUT = 10_000  # columns of a table that goes into a pipe or a file
+AROUND = ".,;:!?()[]{}<>\"'«»“”„‘’…"  # punctuation that a text layer's words have at their ends
 
 app = typer.Typer(
     name="lateint",
     help="Search PDFs, pictures and texts by what their pages show. Works offline.",
-    epilog="Errors are one line on stderr; LATEINT_DEBUG=1 shows where they come from.",
+    epilog="Exit status: 0 done, files that could not be read are named on stderr; 1 an error, or "
+    "none of the files could be read; 2 wrong usage. LATEINT_DEBUG=1 shows where an error comes from.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -42,7 +47,10 @@ Where = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Paths = Annotated[list[Path], typer.Argument(help="Files, or folders with all that is in them.")]
+Paths = Annotated[
+    list[Path],
+    typer.Argument(metavar="PATH...", help="Files, or folders with all that is in them."),
+]
 Meta = Annotated[
     list[str] | None,
     typer.Option(
@@ -83,8 +91,10 @@ def index(
     as_json: Json = False,
 ) -> None:
     """Make a collection of files, or bring it up to date: only what is new or changed is read."""
-    from lateint.collection import Collection, exists
+    from lateint.collection import Collection, canonical, exists
 
+    for path in paths:
+        canonical(path)  # a mistyped path is no reason to make a collection
     if exists(collection):
         opened = Collection.open(collection, model)
     else:
@@ -108,7 +118,7 @@ def add(
 
 @app.command()
 def search(
-    query: Annotated[str | None, typer.Argument(help="What to look for.")] = None,
+    query: Annotated[str | None, typer.Argument(metavar="QUERY", help="What to look for.")] = None,
     collection: Where = DEFAULT,
     k: Annotated[
         int | None, typer.Option("-k", min=1, help="Hits a query; default 10, with --queries 100.")
@@ -142,12 +152,15 @@ def search(
             _answer(opened, queries, run, k or 100, where, group_by, as_json)
             return
         hits = opened.search(query, k or 10, image=image, where=where, group_by=group_by)
+        unread = query is not None and not hits and not opened.model.reads(query)
     if as_json:
         _print_json(
             {"query": query, "image": image and str(image), "hits": [h.to_json() for h in hits]}
         )
     elif hits:
         _print_hits(hits)
+    elif unread:
+        _say(f"no hits: the model reads no word in {query!r}")
     else:
         _say("no hits: nothing fits, or the collection is empty")
 
@@ -171,13 +184,14 @@ def info(collection: Where = DEFAULT, as_json: Json = False) -> None:
     print(f"metadata    {', '.join(facts.metadata_keys) or 'none yet'}")
     print(f"problems    {len(facts.problems) or 'none'}")
     for problem in facts.problems:
-        print(f"  {problem.path}: {problem.reason}")
+        print(f"  {_line(problem.path)}: {problem.reason}")
 
 
 @app.command()
 def delete(
     names: Annotated[
-        list[str], typer.Argument(help="Files (report.pdf) or documents (report.pdf#page=3).")
+        list[str],
+        typer.Argument(metavar="NAME...", help="Files (report.pdf) or pages (report.pdf#page=3)."),
     ],
     collection: Where = DEFAULT,
     as_json: Json = False,
@@ -203,14 +217,19 @@ def _add(
     collection: Collection, paths: list[Path], meta: list[str] | None, prune: bool, as_json: bool
 ) -> None:
     metadata = None if meta is None else dict(_pair(text) for text in meta)
-    report = collection.add(*paths, metadata=metadata, prune=prune, progress=True)
+    try:
+        report = collection.add(*paths, metadata=metadata, prune=prune, progress=True)
+    except KeyboardInterrupt:
+        _say("stopped: what was committed is there; the same command goes on from it")
+        raise typer.Exit(130) from None
     if as_json:
         _print_json({"collection": str(collection.path), **report.to_json()})
     else:
         for problem in report.problems:
-            _say(f"not indexed: {problem.path}: {problem.reason}")
+            _say(f"not indexed: {_line(problem.path)}: {problem.reason}")
         print(f"{_summary(report)}; {len(collection)} documents in {collection.path}")
-    if report.problems and len(collection) == 0:
+    good = report.files_added + report.files_updated + report.files_unchanged
+    if report.problems and (good == 0 or len(collection) == 0):
         raise typer.Exit(1)
 
 
@@ -251,17 +270,27 @@ def _print_hits(hits: Sequence[Hit]) -> None:
         name = hit.id if hit.page is None else str(hit.metadata["path"])
         page = "" if hit.page is None else str(hit.page)
         words = ", ".join(_word(match.word, match.found) for match in hit.words[:WORDS])
-        table.add_row(str(rank), Text(name), page, f"{hit.score:.2f}", Text(words))
+        table.add_row(str(rank), Text(_line(name)), page, f"{hit.score:.2f}", Text(_line(words)))
     console = Console(highlight=False)
-    if not console.is_terminal:  # do not cut lines that another program reads
-        console = Console(highlight=False, width=200)
-    console.print(table)
+    if console.is_terminal:
+        console.print(table)
+        return
+    console = Console(highlight=False, width=UNCUT)  # a hit stays a line for the next program
+    with console.capture() as capture:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in capture.get().splitlines()))
 
 
 def _word(word: str, found: str) -> str:
     """The query's word, and the page's own where it is another: `charge (charging)`."""
-    same = not found or word.casefold() in found.casefold()
-    return word if same else f"{word} ({found})"
+    bare = " ".join(part.strip(AROUND) or part for part in found.split())
+    same = not bare or word.casefold() in bare.casefold()
+    return word if same else f"{word} ({bare})"
+
+
+def _line(text: str) -> str:
+    """A text on one line of a terminal: line ends and control characters in names as `?`."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _answer(
@@ -307,7 +336,9 @@ def _run_lines(
     for batch in _batches(_read_queries(queries)):
         texts = [text for _, text in batch]
         found = collection.search_many(texts, k, where=where, group_by=group_by)
-        for (name, _), hits in zip(batch, found, strict=True):
+        for (name, text), hits in zip(batch, found, strict=True):
+            if not hits and not collection.model.reads(text):
+                _say(f"query {name}: the model reads no word in {text!r}")
             for rank, hit in enumerate(hits, start=1):
                 yield f"{name} Q0 {trec_id(hit.id)} {rank} {hit.score:.6f} lateint\n"
 
@@ -369,6 +400,12 @@ def _fail(reason: str) -> NoReturn:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry of the `lateint` command; ends with SystemExit."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here needs a model hub
+    for stream in (
+        sys.stdout,
+        sys.stderr,
+    ):  # a terminal that lacks a letter of a name shows its code
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(args=None if arguments is None else list(arguments), prog_name="lateint")
     except Exception as error:

@@ -230,7 +230,7 @@ class Collection:
         number, number of files, documents so far. Raises CollectionError for a path that does not
         exist, IndexLocked where another process is writing.
         """
-        wanted = [_canonical(path) for path in paths]
+        wanted = [canonical(path) for path in paths]
         if metadata is not None and not callable(metadata):
             check_metadata(metadata)
         model = self.model
@@ -313,6 +313,9 @@ class Collection:
     ) -> list[Hit]:
         """The k best documents for a text, or for a picture, best first.
 
+        A text of which the model reads no word (only punctuation, a script it does not know) has no
+        hits.
+
         where, params: only documents whose metadata fulfil this SQL expression:
         `where="path like ? and page < 10", params=["reports/%"]`. group_by: a metadata key; only the
         best document for each of its values is a hit ("path": the best page of each file). words:
@@ -346,7 +349,10 @@ class Collection:
             return []
         asked = self.model.encode_queries(queries)
         found = self._index.search(asked, k, where=where, params=params, group_by=group_by)
-        hits = [[self._hit(hit) for hit in row] for row in found]
+        hits = [
+            [self._hit(hit) for hit in row] if self.model.reads(query) else []
+            for query, row in zip(queries, found, strict=True)
+        ]
         if not words:
             return hits
         return [
@@ -425,7 +431,7 @@ def exists(path: AnyPath) -> bool:
     return (Path(path).expanduser() / LEDGER).is_file()
 
 
-def _canonical(given: AnyPath) -> Path:
+def canonical(given: AnyPath) -> Path:
     """A file or folder that is there, the same however it is reached; a link to a file keeps its
     name. Raises CollectionError."""
     path = Path(given).expanduser()

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lateint.config import to_json
-from lateint.explain import Traces, words_at
+from lateint.explain import Traces, is_marker, words_at
 from lateint.model import LateInteractionModel, load
 from lateint.sources import Kind, SourceDocument
 
@@ -93,6 +93,11 @@ class CollectionModel:
         return self.model.encode_queries(
             list(texts), modality=self.modality("text"), head=self.head
         )
+
+    def reads(self, text: str) -> bool:
+        """Whether the model sees any word in a query: not in punctuation, and not in a script that
+        it does not know. What it would find for such a query is noise."""
+        return not all(is_marker(label) for label in self.query_labels(text))
 
     def query_labels(self, text: str) -> list[str]:
         """What each token of a query stands for."""

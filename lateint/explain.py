@@ -144,7 +144,7 @@ def matches(scores: Floats, labels: Sequence[str], traces: Traces) -> tuple[Matc
                 token if stronger else place,
                 max(share, strongest),
             )
-        elif not _marker(label):
+        elif not is_marker(label):
             merged.append((label.strip(), share, token, share))
     tokens = scores.shape[1]
     boxes = traces.boxes if traces.boxes is not None and len(traces.boxes) == tokens else None
@@ -156,7 +156,7 @@ def matches(scores: Floats, labels: Sequence[str], traces: Traces) -> tuple[Matc
     return tuple(sorted(found, key=lambda match: -match.score))
 
 
-def _marker(label: str) -> bool:
+def is_marker(label: str) -> bool:
     """`[CLS]`, `<s>`, punctuation: tokens that stand for no word of the query."""
     bare = label.strip()
     bracketed = bare[:1] + bare[-1:] in ("[]", "<>")

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from lateint import sources
 from lateint.explain import Traces
-from lateint.ledger import DocumentRecord, FileRecord, Ledger, Root, file_name
+from lateint.ledger import DocumentRecord, FileRecord, Ledger, Root, file_name, shown
 from lateint.pagecache import PageCache
 from lateint.sources import SourceDocument, SourceError
 
@@ -141,7 +141,7 @@ class Ingest:
         return self.report
 
     def problem(self, path: Path, reason: str) -> None:
-        self.report.problems.append(Problem(str(path), reason))
+        self.report.problems.append(Problem(shown(path), reason))
 
     def _job(self, root: Root, path: Path) -> _Job | None:
         """What is to be done about a file; None where nothing changed."""
@@ -151,7 +151,7 @@ class Ingest:
         except UnicodeEncodeError:
             raise SourceError(path, "the file's name is not valid Unicode: rename it") from None
         try:
-            stat = path.stat()
+            stat = sources.regular(path)
             known = self._ledger.file(name)
             if known is not None and (known.root, known.path) != (root.root, below):
                 raise SourceError(path, f"another file is already known as {name}: rename one")

@@ -260,10 +260,15 @@ class Ledger:
 
     def set_problems(self, path: Path, reasons: Sequence[str]) -> None:
         """Replace what is known about a file; nothing to say clears it."""
-        place = os.fsencode(path).decode("utf-8", "replace")
+        place = shown(path)
         self._db.execute("DELETE FROM problems WHERE path = ?", (place,))
         rows = [(place, reason) for reason in dict.fromkeys(reasons)]
         self._db.executemany("INSERT INTO problems VALUES (?, ?)", rows)
+
+
+def shown(path: Path) -> str:
+    """A path as text that can be stored and printed, whatever bytes are in its name."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def file_name(root: Root, path: Path) -> tuple[str, str]:

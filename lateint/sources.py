@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
+from stat import S_ISREG
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -103,6 +104,15 @@ def kind_of(path: Path) -> Kind:
     return kind
 
 
+def regular(path: Path) -> os.stat_result:
+    """Size and time of a file. Raises SourceError for what is no plain file (opening a pipe would
+    wait for ever), OSError where it is not there."""
+    facts = path.stat()
+    if not S_ISREG(facts.st_mode):
+        raise SourceError(path, "not a regular file")
+    return facts
+
+
 def digest(path: Path) -> str:
     """SHA-256 of the content, as hexadecimal digits."""
     state = hashlib.sha256()  # hashlib.file_digest needs Python 3.11
@@ -127,7 +137,7 @@ def read(
     """
     kind = kind_of(path)
     try:
-        stat = path.stat()
+        stat = regular(path)
         common = {
             "kind": kind,
             "title": path.stem,

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,9 +60,15 @@ class Glyphs:
     baseline: np.ndarray
 
     def _leaves_line(self, i: int) -> bool:
-        """Whether character i stands on another line than the one before it."""
+        """Whether character i stands on another line than the one before it. Print that runs up
+        or down the page is a line too: its characters stand right above one another."""
         height = self.boxes[i, 3] - self.boxes[i, 1]
-        return bool(height > 0 and abs(self.baseline[i] - self.baseline[i - 1]) > 0.6 * height)
+        if height <= 0 or abs(self.baseline[i] - self.baseline[i - 1]) <= 0.6 * height:
+            return False
+        (x0, y0, x1, y1), (u0, v0, u1, v1) = self.boxes[i].tolist(), self.boxes[i - 1].tolist()
+        beside = min(x1, u1) - max(x0, u0) > 0.8 * min(x1 - x0, u1 - u0)
+        apart = max(y0, v0) - min(y1, v1)
+        return not (beside and apart < 0.5 * float(height))
 
     def words(self) -> tuple[Word, ...]:
         """Runs of characters on one line without white space, with the union of their boxes."""
@@ -117,19 +124,29 @@ def _document(path: Path | str, *, max_pages: int = MAX_PAGES) -> Iterator[Any]:
 
     path = Path(path)
     try:
-        size = path.stat().st_size
+        facts = path.stat()
     except OSError as error:
         raise PdfError(path, f"cannot be opened ({error.strerror})") from error
+    if not S_ISREG(facts.st_mode):  # opening a pipe would wait for ever
+        raise PdfError(path, "not a regular file")
+    size = facts.st_size
     if size == 0:
         raise PdfError(path, "the file is empty (0 bytes)")
     if size > MAX_FILE_BYTES:
         raise PdfError(path, f"{size} bytes, the limit is {MAX_FILE_BYTES}: split the file")
     try:
+        with path.open("rb"):  # pdfium would not say why it cannot
+            pass
+        raw.FPDF_LoadDocument(b"", None)  # pdfium keeps its last error: this makes it "no file"
         document = pdfium.PdfDocument(path)
+    except OSError as error:
+        raise PdfError(path, f"cannot be opened ({error.strerror})") from error
     except pdfium.PdfiumError as error:
         code = getattr(error, "err_code", None)
         if code == raw.FPDF_ERR_PASSWORD:
             reason = "encrypted: save a copy without a password"
+        elif code == raw.FPDF_ERR_FILE:  # no error of its own: a sound file, with nothing in it
+            reason = "it has no pages"
         else:
             reason = "not a PDF, or too damaged to open: repair it (for example print it anew)"
         raise PdfError(path, reason) from error
@@ -177,6 +194,8 @@ def pages(
 
 
 def _page(document: Any, path: Path, number: int, dpi: float, grey: bool) -> Page:
+    import pypdfium2 as pdfium
+
     page = _open_page(document, path, number)
     try:
         width, height = page.get_size()
@@ -191,6 +210,8 @@ def _page(document: Any, path: Path, number: int, dpi: float, grey: bool) -> Pag
         image = page.render(scale=dpi / 72, grayscale=grey).to_pil()
         words = _glyphs(page, path, number).words()
         return Page(image if grey else image.convert("RGB"), path, number, (width, height), words)
+    except pdfium.PdfiumError as error:
+        raise PdfError(path, f"damaged page ({error})", number) from error
     finally:
         page.close()
 
@@ -209,13 +230,18 @@ def _open_page(document: Any, path: Path, number: int) -> Any:
 def glyphs(
     path: Path | str, numbers: range | list[int] | None = None
 ) -> Iterator[tuple[int, Glyphs]]:
-    """The text layer of each page (number from 1, Glyphs), without rendering anything."""
+    """The text layer of each page (number from 1, Glyphs), without rendering anything. Raises
+    PdfError for a file or a page that cannot be read."""
+    import pypdfium2 as pdfium
+
     path = Path(path)
     with _document(path) as document:
         for number in numbers if numbers is not None else range(1, len(document) + 1):
             page = _open_page(document, path, number)
             try:
                 yield number, _glyphs(page, path, number)
+            except pdfium.PdfiumError as error:
+                raise PdfError(path, f"damaged page ({error})", number) from error
             finally:
                 page.close()
 
