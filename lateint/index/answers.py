@@ -16,6 +16,17 @@ class Hit:
 
 
 @dataclass(frozen=True)
+class Recall:
+    """Share of the exact k best that a search found, mean over `queries`. against: "originals"
+    (float16 tokens), or "reconstructed tokens" where the index keeps only compressed ones."""
+
+    value: float
+    k: int
+    queries: int
+    against: str
+
+
+@dataclass(frozen=True)
 class IndexInfo:
     """What an index holds, in the snapshot that is open."""
 
@@ -31,6 +42,17 @@ class IndexInfo:
     segments: int
     bytes: int  # of all files on the disk
     keys: tuple[str, ...]  # metadata keys that `where` and `group_by` may name
+    parts: dict[str, int]  # bytes by what they hold: codes, packed, lists, ..., database
+    nbits: int  # of documents once they are compressed; 16: never
+    keep_originals: bool
+    prefix: int | None
+    pool_factor: int
+    seed: int
+    codecs: int
+    centroids: int  # of the present codec; 0: none yet
+    energy: float | None  # mean squared length of the residuals that it was trained on
+    drift: float | None  # of the residuals added since, in units of that; see Index.train
+    kernels: str  # instruction set of the native kernels, or "numpy"
 
     def to_json(self) -> dict[str, Any]:
         """As a dictionary that `json.dumps` takes."""

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from lateint.index.catalog import check_ids, check_text, encode_metadata, some
 from lateint.index.errors import BadDocument, DuplicateId
-from lateint.index.tokens import Tokens, as_tokens, to_half
+from lateint.index.manifest import Manifest
+from lateint.index.tokens import Tokens, as_tokens, shortened, to_half
 
 
 @dataclass(frozen=True)
@@ -27,19 +30,18 @@ def check_batch(
     docs: Any,
     metadata: Sequence[dict[str, Any]] | None,
     texts: Sequence[str | None] | None,
-    dim: int,
+    manifest: Manifest,
 ) -> Batch:
-    """A batch of checked documents of width `dim`.
+    """A batch of checked documents, their tokens as the index is to keep them.
 
     Raises DuplicateId, BadDocument, BadTokens, IndexMismatch; the message names the document.
     """
     names = check_ids(ids)
-    tokens = to_half(as_tokens(docs, dim, "document"), "document")
+    tokens = shortened(as_tokens(docs, manifest.dim, "document"), manifest.width)
+    tokens = to_half(tokens, "document")
     if len(tokens) != len(names):
         raise BadDocument(f"got {len(names)} ids and {len(tokens)} documents; wanted one id each")
-    twice = [name for name, times in Counter(names).items() if times > 1]
-    if twice:
-        raise DuplicateId(f"given twice: {some(twice)}")
+    _check_unique(names)
     fields = _as_many(metadata, names, "metadata", {})
     said = _as_many(texts, names, "texts", None)
     return Batch(
@@ -48,6 +50,30 @@ def check_batch(
         [encode_metadata(field, name) for field, name in zip(fields, names, strict=True)],
         [check_text(text, name) for text, name in zip(said, names, strict=True)],
     )
+
+
+def join_batches(batches: Sequence[Batch]) -> Batch:
+    """Batches end to end. Raises DuplicateId."""
+    if len(batches) == 1:
+        return batches[0]
+    names = [name for batch in batches for name in batch.ids]
+    _check_unique(names)
+    lengths = np.concatenate([batch.tokens.lengths for batch in batches])
+    return Batch(
+        names,
+        Tokens(
+            np.concatenate([batch.tokens.values for batch in batches]),
+            np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        ),
+        [fields for batch in batches for fields in batch.metadata],
+        [text for batch in batches for text in batch.texts],
+    )
+
+
+def _check_unique(names: list[str]) -> None:
+    twice = [name for name, times in Counter(names).items() if times > 1]
+    if twice:
+        raise DuplicateId(f"given twice: {some(twice)}")
 
 
 def _as_many(given: Sequence[Any] | None, names: list[str], what: str, default: Any) -> list[Any]:

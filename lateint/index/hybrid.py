@@ -87,8 +87,7 @@ def search(
                 )
         allowed = None
         if chosen.where is not None or chosen.ids is not None or chosen.params:
-            parts = index._chosen(catalog, chosen.where, chosen.params, chosen.ids)
-            allowed = np.concatenate([np.zeros(0, np.int64), *(part.documents for part in parts)])
+            allowed = index._chosen(catalog, chosen.where, chosen.params, chosen.ids).numbers
         one = _One(index, catalog, allowed, fusion, chosen, options)
         return [
             one.search(None if asked is None else asked.slice(i, i + 1), text, k)

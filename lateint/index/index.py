@@ -7,21 +7,21 @@ models, files of documents, or how text becomes tokens.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lateint.index import compaction
-from lateint.index.batch import check_batch
-from lateint.index.catalog import Document, check_ids, some
-from lateint.index.errors import DuplicateId, IndexMismatch, IndexWriteFailed
-from lateint.index.manifest import Manifest
-from lateint.index.reading import Reading
-from lateint.index.search.exact import blocks
-from lateint.index.storage import Storage
+import numpy as np
 
-WIDEST = 4096
+from lateint.index import building, compaction
+from lateint.index.batch import Batch, check_batch, join_batches
+from lateint.index.catalog import Document, check_ids, some
+from lateint.index.errors import BadDocument, DuplicateId, IndexMismatch, IndexWriteFailed
+from lateint.index.manifest import Manifest
+from lateint.index.options import check_options
+from lateint.index.reading import Reading
+from lateint.index.storage import Storage
 
 
 class Index(Reading):
@@ -38,17 +38,64 @@ class Index(Reading):
         path: str | os.PathLike[str],
         dim: int,
         *,
+        nbits: int | None = None,
+        keep_originals: bool = False,
+        centroids: int | None = None,
+        prefix: int | None = None,
+        pool_factor: int = 1,
+        seed: int = 0,
+        memory: int = 1 << 30,
         model: str | None = None,
         overwrite: bool = False,
     ) -> Index:
         """A new index in the folder `path`, open for writing.
 
-        dim: width of the tokens. model: a name of what encodes them; `open(model=...)` compares it.
-        overwrite: empty the index that is there. Raises IndexExists, IndexLocked, IndexWriteFailed.
+        dim: width of the tokens. nbits: 4, 2 or 1 bits per dimension beside a centroid's number, or
+        16: float16, exact. None is 4 where tokens are 32 to 1024 wide, else 16. More bits: better
+        scores, more bytes. Collections below 65,536 tokens are kept as float16 whatever nbits says.
+        keep_originals: keep the float16 tokens too, for exact scores of the best hits: better
+        order, 2 bytes per dimension more. centroids: None fits them to the collection; more: better
+        candidates, slower queries. prefix: keep only the first so many dimensions; fewer: smaller,
+        worse. pool_factor: keep about one token in so many; larger: smaller, worse. seed: the same
+        seed and documents give the same files. memory: bytes that building may take; more: better
+        centroids. All these stay as they are for the life of the index (see options.py). model: a
+        name of what encodes the tokens; `open(model=...)` compares it. overwrite: empty the index
+        that is there. Raises IndexExists, IndexLocked, IndexWriteFailed, IndexMismatch (a width that
+        cannot be kept so), ValueError.
         """
-        if not isinstance(dim, int) or not 1 <= dim <= WIDEST:
-            raise IndexMismatch(f"dim: got {dim!r}; wanted a width from 1 to {WIDEST}")
-        return cls._opened(Storage.create(Path(path), Manifest(dim, model), overwrite))
+        options = check_options(
+            dim,
+            nbits,
+            keep_originals=keep_originals,
+            centroids=centroids,
+            prefix=prefix,
+            pool_factor=pool_factor,
+            seed=seed,
+            memory=memory,
+        )
+        return cls._opened(
+            Storage.create(Path(path), Manifest(dim, model, options=options), overwrite)
+        )
+
+    @classmethod
+    def build(
+        cls,
+        path: str | os.PathLike[str],
+        batches: Iterable[tuple[Any, ...]],
+        dim: int,
+        **options: Any,
+    ) -> Index:
+        """A new index of all documents in `batches` (see `extend`), open for writing.
+
+        options: as for `create`. Where it raises, what was committed until then stays.
+        """
+        index = cls.create(path, dim, **options)
+        try:
+            index.extend(batches)
+        except BaseException:
+            index.close()
+            raise
+        return index
 
     @classmethod
     def open(
@@ -99,7 +146,8 @@ class Index(Reading):
         Raises DuplicateId (twice in `ids`, or in the index already), BadTokens, BadDocument,
         IndexMismatch (another width), IndexWriteFailed.
         """
-        self._put(ids, docs, metadata, texts, replacing=False)
+        batch = check_batch(ids, docs, metadata, texts, self._snapshot.manifest)
+        self._put(batch, replacing=False)
 
     def upsert(
         self,
@@ -110,7 +158,8 @@ class Index(Reading):
         texts: Sequence[str | None] | None = None,
     ) -> None:
         """Like `add`, but a document whose id exists is replaced, metadata and text included."""
-        self._put(ids, docs, metadata, texts, replacing=True)
+        batch = check_batch(ids, docs, metadata, texts, self._snapshot.manifest)
+        self._put(batch, replacing=True)
 
     def delete(self, ids: Sequence[str]) -> int:
         """Removes the documents of these ids; returns how many there were. Unknown ids are fine."""
@@ -124,17 +173,74 @@ class Index(Reading):
             self._snapshot = self._storage.snapshot(self._snapshot)
             return len(numbers)
 
+    def extend(self, batches: Iterable[tuple[Any, ...]]) -> int:
+        """Adds documents from an iterator of batches, each (ids, docs), (ids, docs, metadata) or
+        (ids, docs, metadata, texts) as for `add`; returns how many.
+
+        Batches are gathered up to an eighth of the option `memory` and committed together, so any
+        number of documents passes through; the centroids come from the first million tokens or so.
+        Where it raises, whole commits before that stay: `ids()` says what is there.
+        """
+        with self._use():
+            self._storage.must_write()
+        room = self._snapshot.manifest.options.memory // 8
+        held: list[Batch] = []
+        size = count = 0
+        for given in batches:
+            if not isinstance(given, (tuple, list)) or not 2 <= len(given) <= 4:
+                raise BadDocument(
+                    f"batch: got {type(given).__name__}; wanted (ids, docs[, metadata[, texts]])"
+                )
+            ids, docs, metadata, texts = (*given, None, None)[:4]
+            batch = check_batch(ids, docs, metadata, texts, self._snapshot.manifest)
+            count += len(batch.ids)
+            size += batch.tokens.values.nbytes
+            held.append(batch)
+            if size >= room:
+                self._put(join_batches(held), replacing=False, more=True)
+                held, size = [], 0
+        if held:
+            self._put(join_batches(held), replacing=False)
+        manifest = self._snapshot.manifest
+        if (
+            manifest.options.coded
+            and not manifest.codec
+            and manifest.tokens >= building.TRAIN_TOKENS
+        ):
+            self.train()
+        return count
+
+    def train(self) -> None:
+        """Trains a codec on the documents that are there and compresses all of them with it, in one
+        commit, beside readers: before there are enough for `add` to do it, or after they have
+        drifted (`info().drift`).
+
+        Documents that were compressed are encoded again from their originals, if these are kept,
+        else from their compressed tokens, which loses a little more; and space is freed only when
+        readers have moved on. Raises IndexMismatch where the index keeps float16 (nbits 16) or is
+        empty.
+        """
+        with self._use():
+            self._storage.must_write()
+            self._snapshot = snapshot = self._storage.snapshot(self._snapshot)
+            manifest = snapshot.manifest
+            if not manifest.options.coded or not manifest.documents:
+                why = "is empty" if manifest.options.coded else "keeps float16 tokens (nbits=16)"
+                raise IndexMismatch(f"{self.path}: {why}; there is nothing to train a codec for")
+            with self._storage.transaction() as change:
+                codec = building.train(change, snapshot.live, None, manifest.tokens)
+                building.rewrite(change, snapshot, snapshot.live, codec)
+            self._snapshot = self._storage.snapshot(snapshot)
+
     def compact(self) -> None:
         """Merges small segments and drops deleted documents, in one commit, beside any readers."""
         with self._use():
             self._merge(purge=True)
 
-    def _put(
-        self, ids: Sequence[str], docs: Any, metadata: Any, texts: Any, *, replacing: bool
-    ) -> None:
+    def _put(self, batch: Batch, *, replacing: bool, more: bool = False) -> None:
+        """One commit of documents; more: in the middle of a build, which waits longer to train."""
         with self._use() as catalog:
             self._storage.must_write()
-            batch = check_batch(ids, docs, metadata, texts, self.dim)
             old = catalog.numbers(batch.ids)
             if old and not replacing:
                 raise DuplicateId(
@@ -142,35 +248,37 @@ class Index(Reading):
                 )
             if not batch.ids:
                 return
-            tokens, limit = batch.tokens, self._segment_tokens
+            tokens = batch.tokens
             with self._storage.transaction() as change:
+                live = self._snapshot.live
                 if old:
-                    change.count(-len(old), -catalog.remove(sorted(old.values())))
+                    gone = sorted(old.values())
+                    change.count(-len(old), -catalog.remove(gone))
+                    live = live.select(np.setdiff1d(live.numbers, gone, assume_unique=True))
                 numbers = change.new_numbers(len(batch.ids))
-                for first, last in blocks(tokens.lengths, limit):
-                    change.add_segment(self._kind, numbers[first:last], tokens.slice(first, last))
+                least = building.BUILD_TOKENS if more else building.TRAIN_TOKENS
+                building.write_documents(
+                    change, self._snapshot, live, numbers, tokens, least=least, more=more
+                )
                 columns = numbers.tolist(), batch.ids, tokens.lengths.tolist(), batch.metadata
                 catalog.insert([Document(*row) for row in zip(*columns, strict=True)], batch.texts)
                 change.count(len(batch.ids), len(tokens.values))
             self._snapshot = self._storage.snapshot(self._snapshot)
-            if compaction.crowded(self._snapshot, limit):
+            if compaction.crowded(self._snapshot):
                 with suppress(
                     IndexWriteFailed
                 ):  # the documents are in; the next addition tries again
                     self._merge(purge=False)
 
-    @property
-    def _segment_tokens(self) -> int:
-        return compaction.segment_tokens(self._kind, self.dim)
-
     def _merge(self, purge: bool) -> None:
         self._storage.must_write()
         self._snapshot = self._storage.snapshot(self._snapshot)
-        limit = self._segment_tokens
-        runs = compaction.runs(self._snapshot, limit, purge)
-        if not runs:
+        runs = compaction.runs(self._snapshot, purge)
+        if not runs and not (purge and self._storage.catalog.lexical.waiting):
             return
         with self._storage.transaction() as change:
+            if purge:
+                change.catalog.lexical.tidy(change.catalog.all_texts())
             for run in runs:
-                compaction.rewrite(change, self._snapshot, run, self._kind, limit)
+                compaction.rewrite(change, self._snapshot, run)
         self._snapshot = self._storage.snapshot(self._snapshot)

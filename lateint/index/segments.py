@@ -10,22 +10,27 @@ import json
 import mmap
 import os
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import save
 
 from lateint.index.errors import IndexCorrupt
+from lateint.index.tokens import IntArray
 
-BLOCK = 256 * 1024  # bytes under one checksum: larger is fewer checksums, smaller is less to read
+# Bytes under one checksum: larger is fewer checksums; smaller is less to read, and to hold in
+# memory, before a document's few kilobytes may be used.
+BLOCK = 16 * 1024
+ALIGN = 64  # of the arrays' bytes in the file: one cache line
 HEADER_LIMIT = 1 << 20
 DTYPES = {
     "F16": "<f2",
     "F32": "<f4",
     "I64": "<i8",
+    "U32": "<u4",
     "I32": "<i4",
     "U8": "|u1",
     "I8": "|i1",
@@ -33,35 +38,85 @@ DTYPES = {
 }
 
 
+Arrays = dict[str, npt.NDArray[Any]]
+
+
 @dataclass(frozen=True)
 class Checksums:
     """What the manifest keeps about a file's bytes."""
 
     size: int
+    block: int  # bytes under one checksum
     blocks: bytes  # crc32 of each block, little-endian uint32
 
     @classmethod
     def of(cls, data: bytes) -> Checksums:
-        view = memoryview(data)
-        sums = [zlib.crc32(view[start : start + BLOCK]) for start in range(0, len(data), BLOCK)]
-        return cls(len(data), np.asarray(sums, "<u4").tobytes())
+        summing = _Summing()
+        summing.add(memoryview(data))
+        return summing.done()
 
 
-def write_segment(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> Checksums:
+class _Summing:
+    """Checksums of bytes that come in pieces."""
+
+    def __init__(self) -> None:
+        self._block, self._size, self._sum = BLOCK, 0, 0
+        self._sums: list[int] = []
+
+    def add(self, view: memoryview) -> None:
+        while view:
+            piece = view[: self._block - self._size % self._block]
+            self._sum = zlib.crc32(piece, self._sum)
+            self._size += len(piece)
+            if self._size % self._block == 0:
+                self._sums.append(self._sum)
+                self._sum = 0
+            view = view[len(piece) :]
+
+    def done(self) -> Checksums:
+        sums = self._sums + ([self._sum] if self._size % self._block else [])
+        return Checksums(self._size, self._block, np.asarray(sums, "<u4").tobytes())
+
+
+def write_segment(path: Path, arrays: Arrays) -> Checksums:
     """Writes `arrays` to a new file and waits until its bytes are on the disk.
 
-    The caller syncs the folder (once for many files) before it names the file anywhere.
+    The caller syncs the folder (once for many files) before it names the file anywhere. The same
+    arrays give the same bytes.
     """
-    data = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    summing = _Summing()
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(file, view) :]
+        for view in _pieces(arrays):
+            summing.add(view)
+            while view:
+                view = view[os.write(file, view) :]
         os.fsync(file)
     finally:
         os.close(file)
-    return Checksums.of(data)
+    return summing.done()
+
+
+def _pieces(arrays: Arrays) -> Iterator[memoryview]:
+    """A safetensors file: length of the header, header, arrays (wide types first: all aligned)."""
+    names = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
+    order = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
+    header: dict[str, Any] = {}
+    end = 0
+    for name in order:
+        array = arrays[name]
+        start, end = end, end + array.nbytes
+        header[name] = {
+            "dtype": names[array.dtype],
+            "shape": list(array.shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(len(text) + 8) % ALIGN)
+    yield memoryview(len(text).to_bytes(8, "little") + text)
+    for name in order:
+        if arrays[name].size:
+            yield np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8).data
 
 
 def sync_folder(path: Path) -> None:
@@ -82,13 +137,17 @@ class SegmentFile:
     def __init__(self, path: Path, checksums: Checksums) -> None:
         self.path = path
         self._sums = np.frombuffer(checksums.blocks, "<u4")
+        self._block = checksums.block
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            if size != checksums.size or len(self._sums) != -(-size // BLOCK) or size < 8:
+            blocks = -(-size // self._block) if self._block > 0 else -1
+            if size != checksums.size or len(self._sums) != blocks or size < 8:
                 raise IndexCorrupt(f"{path}: has {size} bytes, the manifest says {checksums.size}")
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._bytes = np.frombuffer(self._map, np.uint8)
         self._checked = np.zeros(len(self._sums), bool)
+        self._whole: set[str] = set()  # arrays of which every block was checked
+        self._starts: dict[str, int] = {}
         self._arrays = self._parse()
 
     def __contains__(self, name: str) -> bool:
@@ -97,14 +156,48 @@ class SegmentFile:
     def shape(self, name: str) -> tuple[int, ...]:
         return self._array(name).shape
 
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each array."""
+        return {name: array.nbytes for name, array in self._arrays.items()}
+
+    def expect(self, name: str, dtype: npt.DTypeLike, *shape: int) -> None:
+        """Raises IndexCorrupt unless the array is of this type and shape."""
+        array = self._array(name)
+        if array.dtype != np.dtype(dtype) or array.shape != shape:
+            raise IndexCorrupt(
+                f"{self.path}: {name} is {array.dtype} {array.shape}; "
+                f"wanted {np.dtype(dtype)} {shape}"
+            )
+
     def read(self, name: str, first: int = 0, last: int | None = None) -> npt.NDArray[Any]:
         """Rows first to last (exclusive) of an array: a read-only view of the file, checked."""
         array = self._array(name)
+        if name in self._whole:
+            return array[first:last]
         rows = array[first:last]
         if rows.size:
-            start = rows.__array_interface__["data"][0] - self._bytes.__array_interface__["data"][0]
+            start = self._starts[name] + rows.ctypes.data - array.ctypes.data
             self._check(start, start + rows.nbytes)
+        if len(rows) == len(array):
+            self._whole.add(name)
         return rows
+
+    def touch(self, name: str, firsts: IntArray, lasts: IntArray) -> npt.NDArray[Any]:
+        """All of an array, of which only the rows firsts[i] to lasts[i] have been checked.
+
+        For callers that will read these rows and no others. Costs little where they were checked
+        before."""
+        array = self._array(name)
+        if name not in self._whole and len(firsts) and array.size:
+            width = array.nbytes // len(array)
+            firsts = np.clip(firsts, 0, len(array))
+            low = (self._starts[name] + firsts * width) // self._block
+            stop = self._starts[name] + np.clip(lasts, firsts, len(array)) * width
+            counts = np.maximum(-(-stop // self._block) - low, 0)
+            ends = np.cumsum(counts)
+            blocks = np.arange(ends[-1]) + np.repeat(low - (ends - counts), counts)
+            self._compare(np.unique(blocks[~self._checked[blocks]]))
+        return array
 
     def check(self) -> None:
         """Compares every block again with its checksum, whatever was checked before."""
@@ -117,12 +210,16 @@ class SegmentFile:
         return self._arrays[name]
 
     def _check(self, start: int, stop: int) -> None:
-        first, last = start // BLOCK, -(-stop // BLOCK)
-        for block in first + np.flatnonzero(~self._checked[first:last]):
-            data = self._bytes[block * BLOCK : (block + 1) * BLOCK]
+        first, last = start // self._block, -(-stop // self._block)
+        self._compare(first + np.flatnonzero(~self._checked[first:last]))
+
+    def _compare(self, blocks: IntArray) -> None:
+        size = self._block
+        for block in blocks.tolist():
+            data = self._bytes[block * size : (block + 1) * size]
             if zlib.crc32(data.data) != self._sums[block]:
                 raise IndexCorrupt(
-                    f"{self.path}: damaged at bytes {block * BLOCK} to {block * BLOCK + len(data)}"
+                    f"{self.path}: damaged at bytes {block * size} to {block * size + len(data)}"
                 )
             self._checked[block] = True
 
@@ -151,6 +248,7 @@ class SegmentFile:
                     or stop - start != count * dtype.itemsize
                 ):
                     raise ValueError(f"{name!r} does not fit the file")
+                self._starts[name] = body + start
                 arrays[name] = self._bytes[body + start : body + stop].view(dtype).reshape(shape)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise IndexCorrupt(f"{self.path}: its header is not valid ({error!r})") from error

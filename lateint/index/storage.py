@@ -2,6 +2,7 @@
 
     index.sqlite          manifest, documents, metadata, texts, tombstones (WAL, synchronous=FULL)
     segments/<n>.safetensors   immutable token data, synced before the transaction that names them
+    segments/codec-<n>.safetensors   codecs of compressed segments, likewise
     commit                the number of the last acknowledged commit (see witness.py)
     lock                  held by the one writer, with its pid
 
@@ -22,6 +23,8 @@ from typing import Any
 import numpy as np
 
 from lateint.index.catalog import Catalog
+from lateint.index.codec import Codec
+from lateint.index.codecfile import CodecFile
 from lateint.index.errors import (
     IndexClosed,
     IndexCorrupt,
@@ -42,14 +45,23 @@ from lateint.index.folder import (
     unfinished,
     writing,
 )
-from lateint.index.kinds import KINDS, Segment
+from lateint.index.kinds import HalfSegment, Segment
 from lateint.index.lock import WriterLock
-from lateint.index.manifest import SCHEMA, Manifest, row_checksum
-from lateint.index.segments import Checksums, SegmentFile, sync_folder, write_segment
+from lateint.index.manifest import (
+    SCHEMA,
+    Manifest,
+    insert_row,
+    row_checksum,
+    segment_rows,
+    upgrade,
+)
+from lateint.index.residual import ResidualSegment
+from lateint.index.segments import Arrays, Checksums, SegmentFile, sync_folder, write_segment
 from lateint.index.snapshot import Snapshot
-from lateint.index.tokens import IntArray, Tokens
+from lateint.index.tokens import IntArray
 from lateint.index.witness import Witness
 
+KINDS: dict[str, type[Segment]] = {"fp16": HalfSegment, "residual": ResidualSegment}
 TRIES = 5  # snapshots to try while a writer replaces segments under a reader
 
 
@@ -170,6 +182,16 @@ class Storage:
         names = (*(self.path / name for name in OURS), *(self.path / SEGMENTS).glob("*"))
         return sum(path.stat().st_size for path in names if path.is_file())
 
+    def sizes(self, snapshot: Snapshot) -> dict[str, int]:
+        """Bytes by what they hold: arrays of segments, codecs, database."""
+        found: dict[str, int] = {}
+        for segment in snapshot.segments.values():
+            for name, size in segment.file.sizes().items():
+                found[name] = found.get(name, 0) + size
+        found["codecs"] = sum(sum(c.file.sizes().values()) for c in snapshot.codecs.values())
+        found["database"] = self.database.stat().st_size
+        return found
+
     def close(self) -> None:
         """In a forked child nothing is closed: the connection and the lock belong to the parent."""
         if os.getpid() == self.pid:
@@ -210,29 +232,51 @@ class Storage:
             )
         if previous and previous.manifest == manifest:
             return previous
+        codecs = self._codecs(manifest, previous)
         segments: dict[int, Segment] = {}
-        for row in self._db.execute("SELECT * FROM segments ORDER BY first"):
-            if row_checksum(*row[:-1]) != row[-1]:
-                raise IndexCorrupt(f"{self.database}: row {row[0]} of table segments is damaged")
+        for row in segment_rows(self._db, manifest.format, self.database):
             known = previous.segments.get(row[0]) if previous else None
-            segments[row[0]] = known or self._open_segment(manifest.dim, row)
-        snapshot = Snapshot(manifest, segments, self.catalog.tombstones())
-        if sum(len(part.documents) for part in snapshot.live) != manifest.documents:
+            segments[row[0]] = known or self._open_segment(manifest.width, codecs, row)
+        snapshot = Snapshot(manifest, segments, codecs, self.catalog.tombstones())
+        if snapshot.live.count != manifest.documents:
             raise IndexCorrupt(
                 f"{self.database}: segments and tombstones do not add up to "
                 f"{manifest.documents} documents"
             )
         return snapshot
 
-    def _open_segment(self, dim: int, row: tuple[Any, ...]) -> Segment:
-        number, kind, documents, tokens, first, last, size, blocks, _ = row
+    def _codecs(self, manifest: Manifest, previous: Snapshot | None) -> dict[int, CodecFile]:
+        codecs: dict[int, CodecFile] = {}
+        if manifest.format == 1:
+            return codecs
+        for row in self._db.execute("SELECT * FROM codecs ORDER BY number"):
+            if row_checksum(*row[:-1]) != row[-1]:
+                raise IndexCorrupt(f"{self.database}: row {row[0]} of table codecs is damaged")
+            number, nbits, centroids, tokens, energy, *sums = row[:-1]
+            known = previous.codecs.get(number) if previous else None
+            codecs[number] = known or CodecFile(
+                number,
+                nbits,
+                centroids,
+                tokens,
+                energy,
+                SegmentFile(self.codec_path(number), Checksums(*sums)),
+            )
+        if manifest.codec and manifest.codec not in codecs:
+            raise IndexCorrupt(f"{self.database}: has no row for codec {manifest.codec}")
+        return codecs
+
+    def _open_segment(
+        self, width: int, codecs: dict[int, CodecFile], row: tuple[Any, ...]
+    ) -> Segment:
+        number, kind, codec, documents, tokens, first, last, *sums = row
         path = self.segment_path(number)
         if kind not in KINDS:
             raise IndexTooNew(
                 f"{path}: is of kind {kind!r}, this lateint knows {', '.join(KINDS)}; "
                 "upgrade lateint"
             )
-        segment = KINDS[kind](SegmentFile(path, Checksums(size, blocks)), dim)
+        segment = KINDS[kind](SegmentFile(path, Checksums(*sums)), width, codecs.get(codec))
         if (
             len(segment.documents) != documents
             or segment.offsets[-1] != tokens
@@ -244,6 +288,9 @@ class Storage:
 
     def segment_path(self, number: int) -> Path:
         return self.path / SEGMENTS / f"{number}.safetensors"
+
+    def codec_path(self, number: int) -> Path:
+        return self.path / SEGMENTS / f"codec-{number}.safetensors"
 
     @contextmanager
     def reading(self) -> Iterator[Catalog]:
@@ -267,8 +314,10 @@ class Storage:
             with guard(self.database), writing(self.path):
                 self._db.execute("BEGIN IMMEDIATE")
                 self._remove_orphans()
-                change = Change(self, Manifest.read(self._db, self.database))
+                manifest = Manifest.read(self._db, self.database)
+                change = Change(self, upgrade(self._db, manifest, self.database))
                 yield change
+                change.drop_codecs()
                 if change.written:
                     sync_folder(self.path / SEGMENTS)
                 manifest = replace(change.manifest, commit=change.manifest.commit + 1)
@@ -293,6 +342,9 @@ class Storage:
         named = {
             self.segment_path(n).name for (n,) in self._db.execute("SELECT number FROM segments")
         }
+        if Manifest.read(self._db, self.database).format > 1:
+            rows = self._db.execute("SELECT number FROM codecs")
+            named |= {self.codec_path(n).name for (n,) in rows}
         for path in (self.path / SEGMENTS).iterdir():
             if path.name not in named:
                 path.unlink()
@@ -308,28 +360,48 @@ class Change:
         self.manifest = manifest
         self.written: list[Path] = []
 
-    def add_segment(self, kind: str, documents: IntArray, tokens: Tokens) -> None:
-        """Writes a segment with these documents (numbers ascending) and names it."""
+    def add_segment(self, kind: str, arrays: Arrays, codec: CodecFile | None = None) -> None:
+        """Writes a segment with these arrays (its documents' numbers ascending) and names it."""
         number = self.manifest.next_segment
-        path = self._storage.segment_path(number)
-        arrays = KINDS[kind].pack(documents, tokens)
-        self.written.append(path)
-        sums = write_segment(path, arrays)
-        first, last = int(documents[0]), int(documents[-1])
+        sums = self._write(self._storage.segment_path(number), arrays)
+        documents, offsets = arrays["documents"], arrays["offsets"]
         row = (
             number,
             kind,
+            codec.number if codec else None,
             len(documents),
-            int(tokens.offsets[-1]),
-            first,
-            last,
-            sums.size,
-            sums.blocks,
+            int(offsets[-1]),
+            int(documents[0]),
+            int(documents[-1]),
+            *sums,
         )
-        self._db.execute(
-            "INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (*row, row_checksum(*row))
-        )
+        insert_row(self._db, "segments", row)
         self.manifest = replace(self.manifest, next_segment=number + 1)
+
+    def add_codec(self, codec: Codec, tokens: int, energy: float) -> CodecFile:
+        """Writes a codec, names it, and makes it that of documents to come. See CodecFile."""
+        number = self.manifest.next_codec
+        path = self._storage.codec_path(number)
+        sums = self._write(path, codec.arrays())
+        facts = (number, codec.nbits, len(codec.centroids), tokens, energy)
+        insert_row(self._db, "codecs", (*facts, *sums))
+        self.manifest = replace(
+            self.manifest, codec=number, next_codec=number + 1, fresh_tokens=0, fresh_energy=0.0
+        )
+        return CodecFile(*facts, SegmentFile(path, Checksums(*sums)))
+
+    def _write(self, path: Path, arrays: Arrays) -> tuple[int, int, bytes]:
+        self.written.append(path)
+        sums = write_segment(path, arrays)
+        return sums.size, sums.block, sums.blocks
+
+    def drop_codecs(self) -> None:
+        """Forgets codecs that neither a segment nor documents to come use."""
+        self._db.execute(
+            "DELETE FROM codecs WHERE number != ? AND number NOT IN "
+            "(SELECT codec FROM segments WHERE codec IS NOT NULL)",
+            (self.manifest.codec,),
+        )
 
     def new_numbers(self, count: int) -> IntArray:
         """Numbers for `count` new documents, ascending."""
@@ -344,13 +416,15 @@ class Change:
 
     def reset(self, manifest: Manifest) -> None:
         """Empties everything; numbers go on where they were."""
-        for table in ("segments", "documents", "texts", "tombstones", "keys"):
+        self.catalog.lexical.clear()
+        for table in ("segments", "codecs", "documents", "texts", "tombstones", "keys"):
             self._db.execute(f"DELETE FROM {table}")
         self.manifest = replace(
             manifest,
             commit=self.manifest.commit,
             next_document=self.manifest.next_document,
             next_segment=self.manifest.next_segment,
+            next_codec=self.manifest.next_codec,
         )
 
     def count(self, documents: int, tokens: int) -> None:

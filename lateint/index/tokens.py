@@ -95,6 +95,17 @@ def as_tokens(source: Any, dim: int, what: str) -> Tokens:
     return Tokens(values, offsets)
 
 
+def shortened(tokens: Tokens, width: int) -> Tokens:
+    """The first `width` dimensions of tokens, each at the length that the whole token had: so unit
+    rows stay unit rows, and query tokens keep their weight."""
+    if tokens.dim == width:
+        return tokens
+    values = tokens.values.astype(np.float32, copy=False)
+    kept = values[:, :width]
+    whole, part = (np.linalg.norm(each, axis=1, keepdims=True) for each in (values, kept))
+    return Tokens(kept * (whole / np.maximum(part, np.finfo(np.float32).tiny)), tokens.offsets)
+
+
 def to_half(tokens: Tokens, what: str) -> Tokens:
     """The same tokens as float16; raises BadTokens where a value leaves its range (65,504)."""
     if tokens.values.dtype == np.float16:

@@ -11,8 +11,6 @@ from lateint.index.snapshot import Snapshot
 from lateint.index.storage import Storage
 from lateint.index.tokens import IntArray
 
-CHUNK = 1024  # documents whose tokens are looked at together
-
 
 def verify(storage: Storage, snapshot: Snapshot) -> None:
     """Raises IndexCorrupt with every problem found; each names its file.
@@ -41,9 +39,16 @@ def _database(storage: Storage, snapshot: Snapshot) -> Iterator[str]:
                 yield f"{storage.database}: table keys lacks {sorted(lost)}"
         if strays := {number for number, _ in catalog.all_texts()} - documents:
             yield f"{storage.database}: table texts has {len(strays)} texts of no document"
+        yield from catalog.lexical.check(catalog.all_texts())
 
 
 def _segments(snapshot: Snapshot) -> Iterator[str]:
+    for codec in snapshot.codecs.values():
+        try:
+            codec.file.check()
+            _ = codec.codec
+        except IndexCorrupt as error:
+            yield from error.problems
     last = 0
     for segment in snapshot.segments.values():
         try:
@@ -54,11 +59,7 @@ def _segments(snapshot: Snapshot) -> Iterator[str]:
         if segment.documents[0] <= last:
             yield f"{segment.file.path}: its documents overlap those of another segment"
         last = int(segment.documents[-1])
-        for start in range(0, len(segment.documents), CHUNK):
-            positions = np.arange(start, min(start + CHUNK, len(segment.documents)))
-            if not np.isfinite(segment.tokens(positions).values).all():
-                yield f"{segment.file.path}: has NaN or infinite tokens"
-                break
+        yield from segment.check()
 
 
 def _agreement(storage: Storage, snapshot: Snapshot) -> Iterator[str]:
@@ -82,7 +83,7 @@ def _agreement(storage: Storage, snapshot: Snapshot) -> Iterator[str]:
 def _lengths(snapshot: Snapshot) -> IntArray:
     """(number, tokens) of the live documents in segments, (B, 2)."""
     found = [np.zeros((0, 2), np.int64)]
-    for part in snapshot.live:
+    for part in snapshot.live.parts:
         lengths = np.diff(part.segment.offsets)
         found.append(
             np.stack(

@@ -23,6 +23,18 @@ def top(scores: Scores, k: int) -> IntArray:
     return candidates[order[:k]].astype(np.int64)
 
 
+def best_places(sums: IntArray, most: int) -> IntArray:
+    """Places of the `most` highest of whole numbers (n,), ascending; of equals the first."""
+    if len(sums) <= most:
+        return np.arange(len(sums))
+    limit = np.partition(sums, len(sums) - most)[len(sums) - most]
+    kept = sums >= limit
+    over = int(np.count_nonzero(kept)) - most
+    if over:
+        kept[np.flatnonzero(sums == limit)[-over:]] = False
+    return np.flatnonzero(kept)
+
+
 def top_groups(
     scores: Scores, k: int, groups: Callable[[IntArray], Sequence[Hashable | None]]
 ) -> IntArray:

@@ -21,6 +21,7 @@ from lateint.index import (
     IndexMissing,
     Tokens,
     UnknownId,
+    building,
     compaction,
 )
 
@@ -150,7 +151,7 @@ def test_many_small_additions_merge_and_split(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compaction, "MANY", 5)
-    monkeypatch.setattr(compaction, "SEGMENT_BYTES", 40 * 2 * DIM)  # 40 tokens a segment
+    monkeypatch.setattr(building, "SEGMENT_BYTES", 40 * 2 * DIM)  # 40 tokens a segment
     docs = matrices(4, 40)
     query = matrices(5, 2)
     with Index.create(tmp_path / "i", DIM) as index, Index.create(tmp_path / "j", DIM) as once:
@@ -159,7 +160,11 @@ def test_many_small_additions_merge_and_split(
         once.add([f"d{i}" for i in range(40)], docs)
         tokens = sum(map(len, docs))
         assert tokens // 40 <= once.info().segments < tokens // 20 and index.info().segments < 25
-        assert index.search(query, k=40) == once.search(query, k=40)
+        for one, other in zip(index.search(query, k=40), once.search(query, k=40), strict=True):
+            assert [hit.id for hit in one] == [hit.id for hit in other]
+            np.testing.assert_allclose(
+                [hit.score for hit in one], [hit.score for hit in other], rtol=1e-6
+            )
         index.delete([f"d{i}" for i in range(0, 40, 7)])
         index.compact()
         index.verify()

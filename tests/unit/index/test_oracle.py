@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from index_helpers import matrix
 
-from lateint.index import DuplicateId, Index, compaction
+from lateint.index import DuplicateId, Index, building, compaction
 
 NAMES = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=4, unique=True)
 SEEDS = st.integers(0, 2**32)
@@ -100,7 +100,7 @@ def test_against_a_dictionary(monkeypatch: pytest.MonkeyPatch) -> None:
     from hypothesis.stateful import run_state_machine_as_test
 
     monkeypatch.setattr(compaction, "MANY", 3)
-    monkeypatch.setattr(compaction, "SEGMENT_BYTES", 2 * WIDTH * 24)
+    monkeypatch.setattr(building, "SEGMENT_BYTES", 2 * WIDTH * 24)
     run_state_machine_as_test(
         Machine,
         settings=settings(max_examples=20, stateful_step_count=12, deadline=None, database=None),

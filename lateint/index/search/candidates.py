@@ -1,0 +1,83 @@
+"""Candidates: which compressed documents deserve a full score, judged by their centroids alone.
+
+Centroid interaction (PLAID, Santhanam et al. 2022): a document's score with each of its tokens
+replaced by the token's centroid. Query times centroids is a small table, of which a byte is enough
+here; a document token then costs one load and one max for all query tokens together.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lateint.index import kernels
+from lateint.index.kernels import Query
+from lateint.index.residual import ResidualSegment
+from lateint.index.search.rank import best_places
+from lateint.index.tokens import IntArray
+
+if TYPE_CHECKING:
+    from lateint.index.search.engine import Settings
+    from lateint.index.snapshot import Group
+
+SCAN_TOKENS = 8_000_000  # up to so many, looking at all codes is as fast as the inverted lists
+PROBES = 32  # centroids per query token
+
+
+def candidates(group: Group, queries: list[Query], settings: Settings) -> list[IntArray]:
+    """For each query the best documents of the group by their centroids: places in the group,
+    ascending, at most settings.ncandidates."""
+    most = settings.ncandidates or 1
+    threads = settings.threads or 0
+    if group.count <= most:
+        return [np.arange(group.count)] * len(queries)
+    tables = [kernels.table(query, threads=threads) for query in queries]
+    if settings.mode == "lists" or (settings.mode == "auto" and group.tokens > SCAN_TOKENS):
+        probes = settings.nprobe or PROBES
+        return [
+            _from_lists(group, query, table, probes, most, threads)
+            for query, table in zip(queries, tables, strict=True)
+        ]
+    return _from_all(group, tables, most, threads)
+
+
+def _from_all(group: Group, tables: list[kernels.Table], most: int, threads: int) -> list[IntArray]:
+    sums = [_coded(part.segment).scan(tables, part.positions, threads) for part in group.parts]
+    joined = sums[0] if len(sums) == 1 else np.concatenate(sums, axis=1)
+    return [best_places(row, most) for row in joined]
+
+
+def _from_lists(
+    group: Group, query: Query, table: kernels.Table, probes: int, most: int, threads: int
+) -> IntArray:
+    cells = _nearest(query, probes)
+    places, sums = [], []
+    start = 0
+    for part in group.parts:
+        segment = _coded(part.segment)
+        positions = segment.probe(cells)
+        inside = positions
+        if part.positions is not None and part.mask is not None:
+            positions = positions[part.mask[positions]]
+            inside = np.searchsorted(part.positions, positions)
+        places.append(inside + start)
+        sums.append(segment.scan([table], positions, threads)[0])
+        start += len(part)
+    found = np.concatenate(places)
+    if len(found) < most:  # a filter has left little of what the lists hold: look at everything
+        return _from_all(group, [table], most, threads)[0]
+    return found[best_places(np.concatenate(sums), most)]
+
+
+def _nearest(query: Query, probes: int) -> IntArray:
+    """The centroids with the highest scores for any of the query's tokens, ascending."""
+    scores = np.ascontiguousarray(query.scores[:, : len(query)].T)  # (T, K)
+    probes = min(probes, scores.shape[1])
+    nearest = np.argpartition(scores, scores.shape[1] - probes, axis=1)[:, -probes:]
+    return np.unique(nearest)
+
+
+def _coded(segment: object) -> ResidualSegment:
+    assert isinstance(segment, ResidualSegment)
+    return segment
