@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 DEFAULT = Path(".lateint")
 BATCH = 64  # queries answered at once
 WORDS = 6  # best-matching words shown for a hit
+WORTH = 0.5  # of what a word has in the hit where it matches best: less is no match worth naming
 UNCUT = 10_000  # columns of a table that goes into a pipe or a file
 AROUND = ".,;:!?()[]{}<>\"'«»“”„‘’…"  # punctuation that a text layer's words have at their ends
 
@@ -266,10 +267,14 @@ def _print_hits(hits: Sequence[Hit]) -> None:
     for name, side in (("", "right"), ("document", "left"), ("page", "right"), ("score", "right")):
         table.add_column(name, justify=side, no_wrap=name != "document", overflow="fold")  # type: ignore[arg-type]
     table.add_column("words", overflow="fold")
+    best: dict[str, float] = {}
+    for match in (match for hit in hits for match in hit.words):
+        best[match.word] = max(match.score, best.get(match.word, 0.0))
     for rank, hit in enumerate(hits, start=1):
         name = hit.id if hit.page is None else str(hit.metadata["path"])
         page = "" if hit.page is None else str(hit.page)
-        words = ", ".join(_word(match.word, match.found) for match in hit.words[:WORDS])
+        matched = [match for match in hit.words if match.score > WORTH * best[match.word]]
+        words = ", ".join(_word(match.word, match.found) for match in matched[:WORDS])
         table.add_row(str(rank), Text(_line(name)), page, f"{hit.score:.2f}", Text(_line(words)))
     console = Console(highlight=False)
     if console.is_terminal:
@@ -356,12 +361,12 @@ def trec_id(document: str) -> str:
 
 def _read_queries(path: Path) -> Iterator[tuple[str, str]]:
     seen = set()
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             try:
-                entry = json.loads(line)
+                entry = json.loads(line.decode("utf-8-sig"))
                 name, text = str(entry["id"]), entry["text"]
             except (ValueError, KeyError, TypeError) as error:
                 _fail(f'{path}, line {number}: wanted {{"id": ..., "text": ...}} ({error!r})')

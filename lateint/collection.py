@@ -20,7 +20,7 @@ from lateint.explain import Hit, Match, matches
 from lateint.index import Hit as IndexHit
 from lateint.index import Index
 from lateint.ingest import AddReport, Ingest, Metadata, Problem, check_metadata, find_files
-from lateint.ledger import CollectionError, FileRecord, Ledger
+from lateint.ledger import CollectionError, FileRecord, Ledger, file_name
 from lateint.pagecache import PageCache
 from lateint.progress import Watcher, watching
 from lateint.sources import SourceError
@@ -258,14 +258,14 @@ class Collection:
 
     def remove(self, *names: str) -> int:
         """Remove documents by id, or all that came from a file by the name their ids begin with
-        (`report.pdf`). Returns how many documents went. A file that is removed comes back with the
-        next `add` of its folder; a single page only when its file changes. Raises CollectionError
-        for a name that is neither; then nothing is removed.
+        (`report.pdf`) or by its path. Returns how many documents went. A file that is removed
+        comes back with the next `add` of its folder; a single page only when its file changes.
+        Raises CollectionError for a name that is neither; then nothing is removed.
         """
         files: dict[int, FileRecord] = {}
         single: list[str] = []
         for name in names:
-            if record := self._ledger.file(name):
+            if record := self._ledger.file(name) or self._file_at(name):
                 files[record.file] = record
             elif self._ledger.file_of(name) is not None:
                 single.append(name)
@@ -279,6 +279,13 @@ class Collection:
                 self._ledger.drop_documents(left)
             self._cache.drop(left)
         return gone
+
+    def _file_at(self, path: str) -> FileRecord | None:
+        """The file at a path on the disk, whether it still exists or not."""
+        place = Path(path).expanduser()
+        place = place.parent.resolve() / place.name
+        root = self._ledger.root_of(place.parent)
+        return None if root is None else self._ledger.file(file_name(root, place)[1])
 
     def _drop_file(self, index: Index, record: FileRecord) -> int:
         rows = self._ledger.documents(record.file)

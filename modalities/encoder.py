@@ -185,9 +185,10 @@ def check_encoder(
 ) -> None:
     """Holds an encoder to its contract; raises AssertionError saying what failed.
 
-    Shapes, masks, dtype and device; the same tokens when encoded again; batch invariance (each item alone, in reverse
-    order and beside the others gives the same tokens); cost and labels against tokens; an empty
-    batch; save and load. Runs in eval mode without gradients and leaves the mode as it was.
+    Shapes, masks, dtype and device; the same tokens when encoded again; batch invariance (each
+    item alone, in reverse order and beside the others gives the same tokens); cost and labels
+    against tokens; an empty batch; save and load. Runs in eval mode without gradients and leaves
+    the mode as it was.
 
     Args:
         encoder: on any device; in float32 unless `atol` is raised (bfloat16: about 3e-2).

@@ -152,7 +152,7 @@ def test_an_enormous_page_names_its_number_and_the_others_are_read(tmp_path: Pat
 def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_pdf(tmp_path / "p.pdf", ["four little words here", "b"])
     monkeypatch.setattr(pdf, "MAX_CHARACTERS", 10)
-    with pytest.raises(PdfError, match="page 1: .*characters, the limit is 10"):
+    with pytest.raises(PdfError, match=r"page 1: .*characters, the limit is 10"):
         list(pdf.pages(path))
     with pytest.raises(PdfError, match="the limit is 10"):
         list(pdf.glyphs(path))

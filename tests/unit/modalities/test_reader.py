@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from lateint.model import LateInteractionModel
+from modalities import words
+from modalities.page import _grey
+from modalities.reader import CELL, GlyphNet, ink_of, line_numbers, merge, reading_order
+
+SENTENCES = [
+    "The rain gauge counts each tip of the bucket",
+    "and the logger writes a line every ten minutes.",
+    "Replace the battery before the first frost,",
+    "because cold cells lose half of their charge",
+    "and the clock of station 4711 goes wrong.",
+]
+
+
+def printed(
+    lines: list[str] = SENTENCES, *, size: tuple[int, int] = (827, 400), points: float = 11
+) -> Image.Image:
+    """Lines of print at 100 dpi, black on white."""
+    font = ImageFont.load_default(points * 100 / 72)
+    page = Image.new("L", size, "white")
+    draw = ImageDraw.Draw(page)
+    for i, line in enumerate(lines):
+        draw.text((60, 50 + i * 2 * points), line, fill="black", font=font)
+    return page
+
+
+@pytest.fixture(scope="module")
+def net(shipped: LateInteractionModel) -> GlyphNet:
+    reader = shipped.encoder("page").reader
+    assert isinstance(reader, GlyphNet)
+    return reader
+
+
+def test_it_reads_what_is_printed_and_where(net: GlyphNet) -> None:
+    reading = net.read(ink_of(_grey(printed())))
+    true = [word for line in SENTENCES for word, _, _ in words.split(line)]
+    best = (words.vectors(true) @ reading.vectors.T).max(1).values
+    assert (best > 0.8).float().mean() > 0.75, [
+        (word, round(float(cosine), 2)) for word, cosine in zip(true, best, strict=True)
+    ]
+    assert abs(len(reading.vectors) - len(true)) <= 0.15 * len(true)
+    assert torch.allclose(reading.vectors.norm(dim=1), torch.ones(len(reading.vectors)), atol=1e-5)
+    assert reading.boxes.shape == (len(reading.vectors), 4)
+    assert ((reading.certainty > 0) & (reading.certainty <= 1.001)).all()
+    # words come line by line, as they are read
+    once = [word for word in true if true.count(word) == 1 and len(word) > 3]
+    places = (words.vectors(once) @ reading.vectors.T).argmax(1)
+    assert (places[1:] > places[:-1]).float().mean() > 0.85
+    gauge = reading.boxes[int((words.vectors(["gauge"]) @ reading.vectors.T).argmax())]
+    font = ImageFont.load_default(11 * 100 / 72)
+    left = 60 + font.getlength("The rain ")
+    lies = torch.tensor([left / 827, 50 / 400, (left + font.getlength("gauge")) / 827, 75 / 400])
+    assert torch.allclose(gauge, lies, atol=0.04)
+
+
+def test_light_print_on_dark_is_read_as_well(net: GlyphNet) -> None:
+    page = _grey(printed())
+    straight, inverted = net.read(ink_of(page)), net.read(ink_of(255 - page))
+    assert torch.allclose(straight.vectors, inverted.vectors, atol=1e-4)
+
+
+@pytest.mark.parametrize("shade", [0, 128, 255])
+def test_a_blank_page_has_no_words(net: GlyphNet, shade: int) -> None:
+    for size in ((400, 300), (1, 1), (3, 700)):
+        reading = net.read(ink_of(torch.full(size, shade, dtype=torch.uint8)))
+        assert reading.vectors.shape == (0, words.WIDTH) and reading.boxes.shape == (0, 4)
+
+
+def test_a_picture_without_print_has_few_words(net: GlyphNet) -> None:
+    across = torch.linspace(0, 255, 600).expand(500, 600)
+    assert len(net.read(ink_of(across.to(torch.uint8))).vectors) <= 5
+
+
+def test_reading_does_not_depend_on_white_margins(net: GlyphNet) -> None:
+    page = _grey(printed(SENTENCES[:2], size=(700, 160)))
+    wide = torch.full((480, 1000), 255, dtype=torch.uint8)
+    wide[160:320, 160:860] = page  # whole cells further down and to the right
+    one, other = net.read(ink_of(page)), net.read(ink_of(wide))
+    assert len(one.vectors) == len(other.vectors) > 10
+    assert (one.vectors * other.vectors).sum(1).min() > 0.99
+    moved = (one.boxes * torch.tensor([700, 160, 700, 160])) + 160
+    assert torch.allclose(moved, other.boxes * torch.tensor([1000, 480, 1000, 480]), atol=2)
+
+
+def test_the_lattice_has_a_cell_for_every_pixel() -> None:
+    net = GlyphNet().eval()
+    for height, width in ((64, 40), (65, 41), (1, 1)):
+        features, maps = net(torch.rand(2, 1, height, width))
+        rows, columns = -(-height // CELL[0]), -(-width // CELL[1])
+        assert features.shape[2:] == (rows, columns) and maps.shape == (2, 2, rows, columns)
+    here, before, after = net.characters(torch.zeros(3, features.shape[1]))
+    assert here.shape == (3, words.CLASSES) and before.shape == after.shape
+    assert after.shape == (3, words.NEIGHBOURS)
+
+
+def test_ink_is_dark_print_on_light_paper_whatever_came() -> None:
+    paper = torch.full((10, 10), 250, dtype=torch.uint8)
+    paper[4, 4] = 5
+    for page in (paper, 255 - paper):
+        ink = ink_of(page)
+        assert float(ink.median()) < 0.1 and float(ink[4, 4]) > 0.9
+        assert float(ink.min()) >= 0 and float(ink.max()) <= 1
+
+
+def lattice(rows: int = 6, columns: int = 40) -> Tensor:
+    return torch.zeros(rows, columns)
+
+
+def test_merge_leaves_clear_centres_alone() -> None:
+    p = lattice()
+    p[2, 5] = p[2, 15] = 0.98
+    p[4, 5] = 0.97  # another line, two rows further down
+    assert torch.allclose(merge(p)[p > 0.5], p[p > 0.5], atol=0.1)
+    assert ((merge(p) > 0.5) == (p > 0.5)).all()
+
+
+def test_merge_puts_a_line_between_two_rows_into_one() -> None:
+    p = lattice()
+    p[2, 5:40:6] = 0.5
+    p[3, 5:40:6] = 0.45
+    merged = merge(p)
+    assert (merged[2, 5:40:6] > 0.8).all() and (merged[3, 5:40:6] < 0.1).all()
+    assert merged.sum() == pytest.approx(float(p.sum()), rel=1e-4)  # nothing is lost
+    p = p.flip(0)
+    assert (merge(p)[3, 5:40:6] > 0.8).all()  # the stronger row, above or below
+
+
+def test_merge_keeps_two_lines_that_lie_close_together() -> None:
+    p = lattice()
+    p[2, 5:40:6] = 0.95
+    p[3, 8:40:6] = 0.95
+    merged = merge(p)
+    assert (merged[2, 5:40:6] > 0.8).all() and (merged[3, 8:40:6] > 0.8).all()
+
+
+def test_merge_puts_a_centre_between_two_columns_into_one() -> None:
+    p = lattice()
+    p[2, 10], p[2, 11] = 0.5, 0.45
+    merged = merge(p)
+    assert merged[2, 10] > 0.85 and merged[2, 11] < 0.2
+
+
+def box(x: float, y: float, width: float = 0.08, height: float = 0.02) -> list[float]:
+    return [x, y, x + width, y + height]
+
+
+def test_line_numbers_count_from_the_top() -> None:
+    boxes = torch.tensor([box(0.5, 0.3), box(0.1, 0.1), box(0.1, 0.302), box(0.3, 0.098)])
+    assert line_numbers(boxes).tolist() == [1, 0, 1, 0]
+    assert line_numbers(torch.tensor([box(0.1, 0.1)])).tolist() == [0]
+
+
+def test_a_large_word_does_not_swallow_the_small_lines_below() -> None:
+    heading = box(0.1, 0.1, 0.5, 0.05)
+    small = [box(0.1, 0.16 + 0.02 * i, height=0.015) for i in range(3)]
+    assert line_numbers(torch.tensor([heading, *small])).tolist() == [0, 1, 2, 3]
+
+
+def test_a_slanted_line_is_one_line() -> None:
+    boxes = torch.tensor([box(0.1 * i, 0.2 + 0.002 * i) for i in range(8)])
+    assert line_numbers(boxes).tolist() == [0] * 8
+
+
+def test_reading_order_is_line_by_line_from_the_left() -> None:
+    boxes = torch.tensor(
+        [box(0.7, 0.5), box(0.1, 0.2), box(0.4, 0.201), box(0.0, 0.499), box(0.9, 0.1)]
+    )
+    assert reading_order(boxes).tolist() == [4, 1, 2, 3, 0]
+    assert reading_order(torch.zeros(0, 4)).tolist() == []
+    shuffled = torch.randperm(5, generator=torch.Generator().manual_seed(0))
+    again = boxes[shuffled][reading_order(boxes[shuffled])]
+    assert torch.equal(again, boxes[reading_order(boxes)])
