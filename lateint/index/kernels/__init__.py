@@ -270,7 +270,8 @@ def half(
         raise ValueError(f"query: {tokens} tokens; wanted 1 to {check.MAX_TOKENS}")
     check.array("values", values, np.float16, None, dim)
     check.selection(offsets, positions)
-    return np.asarray(_impl.half(query, values, offsets, positions, check.threads(threads)))
+    bits = values.view(np.uint16)  # C++17 has no such number
+    return np.asarray(_impl.half(query, bits, offsets, positions, check.threads(threads)))
 
 
 def probe(list_offsets: Array, list_docs: Array, cells: Array, documents: int) -> Array:

@@ -97,7 +97,7 @@ def table(scores: Array, tokens: int, padded: int, threads: int) -> tuple[Array,
     step = np.float32((own.max(axis=0) - floor).max() / np.float32(255))
     if step > 0:
         inverse = np.float32(1) / step
-        out[:, :tokens] = np.minimum(np.rint((own - floor) * inverse), 255)
+        out[:, :tokens] = np.minimum((own - floor) * inverse + np.float32(0.5), 255)
     return out, float(step), float(floor.sum(dtype=np.float64))
 
 
@@ -167,7 +167,7 @@ def half(
     starts, stops = _spans(offsets, positions, len(values))
     out = np.full(len(starts), -np.inf, np.float32)
     for items, rows, at in _runs(starts, stops):
-        similar = values[rows].astype(np.float32) @ query.T
+        similar = values[rows].view(np.float16).astype(np.float32) @ query.T
         out[items] = np.maximum.reduceat(similar, at, axis=0).sum(axis=1)
     return out
 

@@ -1,0 +1,463 @@
+// The kernels, once, as templates over a thin layer of operations: an `Isa`.
+//
+//   Isa::Main, Isa::Rest   vector units; Main::W query tokens (8 or 16) at a time, Rest::W = 8 for
+//                          what Main leaves (the same type where Main::W is 8)
+//   Unit::Acc, init        W int32 sums
+//   Unit::step<DOCS, QV, N>  adds 16 dimensions of DOCS document tokens to DOCS x QV sums
+//   Unit::docs(QV)         document tokens in flight with QV vectors of query tokens
+//   Unit::F, load, store, splat, max, mul, similar (acc * weight + score), fma
+//   Isa::decode<NBITS>     16 packed bytes -> 16 * 8 / NBITS levels
+//   Isa::plane             16 bytes of one plane, for what is left of a token
+//   Isa::Row               16 or 32 bytes: load, max, sum (scan)
+//   Isa::to_float          float16 -> float32
+//
+// Residual scoring. A block of tokens is decoded into a buffer in the first-level cache, once for
+// all query tokens, then read back four bytes (four dimensions) at a time, each repeated over a
+// vector whose lanes are query tokens. Decoding writes planes: a piece of 16 packed bytes gives
+// first the low index of each byte, then the next (at 4 bits dimensions 0, 2, .. 30, then 1, 3, ..
+// 31), which costs a shift, a mask and a table look-up for 16 to 64 dimensions; the query is put in
+// the same order beforehand (Layout::position). Maxima stay in registers within a block.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+
+#include "kernels.h"
+
+namespace lateint {
+namespace {  // every instruction set has its own copy
+
+constexpr int kBuffer = 8192;  // bytes of decoded levels, or floats of a block, in flight
+constexpr float kLowest = -INFINITY;
+
+inline int least(int a, int b) { return a < b ? a : b; }
+
+inline void prefetch(const void* address) {
+#if defined(__GNUC__)
+    __builtin_prefetch(address);
+#else
+    (void)address;
+#endif
+}
+
+inline Fault check_codes(const uint16_t* codes, int64_t start, int64_t stop, int64_t centroids) {
+    uint16_t highest = 0;
+    for (int64_t i = start; i < stop; ++i) highest = codes[i] > highest ? codes[i] : highest;
+    if (highest < centroids || start == stop) return {};
+    for (int64_t i = start; i < stop; ++i)
+        if (codes[i] >= centroids) return {kFaultCode, i, codes[i], centroids};
+    return {};
+}
+
+// ---- scan
+
+template <class Row>
+inline uint32_t scan_rows(const uint8_t* table, size_t width, const uint16_t* codes, int64_t n) {
+    Row a = Row::load(table + codes[0] * width), b = a;
+    int64_t i = 1;
+    for (; i + 4 <= n; i += 4) {
+        a.max(table + codes[i] * width);
+        b.max(table + codes[i + 1] * width);
+        a.max(table + codes[i + 2] * width);
+        b.max(table + codes[i + 3] * width);
+    }
+    for (; i < n; ++i) a.max(table + codes[i] * width);
+    a.max(b);
+    return a.sum();
+}
+
+template <class Isa, int WIDTH>  // 16 or 32: known when compiling; 0: any multiple of 32
+Fault scan_width(const ScanJob& job, int64_t first, int64_t last, uint32_t* out) {
+    const size_t width = WIDTH ? WIDTH : static_cast<size_t>(job.width);
+    for (int64_t i = first; i < last; ++i) {
+        int64_t start, stop;
+        Fault fault = job.documents.span(i, start, stop);
+        if (fault.what) return fault;
+        if (job.documents.positions) {
+            const int64_t ahead = job.documents.peek(i + 4, last);
+            if (ahead >= 0)
+                for (int64_t at = 0; at < 128; at += 32) prefetch(job.codes + ahead + at);
+        }
+        fault = check_codes(job.codes, start, stop, job.centroids);
+        if (fault.what) return fault;
+        uint32_t sum = 0;
+        if (stop > start) {
+            const uint16_t* codes = job.codes + start;
+            if (WIDTH == 16)
+                sum = scan_rows<typename Isa::Row16>(job.table, 16, codes, stop - start);
+            else
+                for (size_t at = 0; at < width; at += 32)
+                    sum += scan_rows<typename Isa::Row32>(job.table + at, width, codes,
+                                                          stop - start);
+        }
+        out[i] = sum;
+    }
+    return {};
+}
+
+template <class Isa>
+Fault scan(const ScanJob& job, int64_t first, int64_t last, uint32_t* out) {
+    if (job.width == 16) return scan_width<Isa, 16>(job, first, last, out);
+    if (job.width == 32) return scan_width<Isa, 32>(job, first, last, out);
+    return scan_width<Isa, 0>(job, first, last, out);
+}
+
+// ---- score
+
+template <class Isa, int NBITS>
+inline void decode(const Layout& layout, const uint8_t* packed, const uint8_t* levels,
+                   uint8_t* out) {
+    constexpr int PER = 8 / NBITS;
+    for (int piece = 0; piece < layout.full; ++piece)
+        Isa::template decode<NBITS>(packed + 16 * piece, levels, out + 16 * PER * piece);
+    if (!layout.rest) return;
+    uint8_t last[16] = {};
+    std::memcpy(last, packed + 16 * layout.full, static_cast<size_t>(layout.rest));
+    uint8_t* at = out + 16 * PER * layout.full;
+    for (int plane = 0; plane < PER; ++plane)  // each writes 16 bytes; the next covers the excess
+        Isa::template plane<NBITS>(last, levels, plane * NBITS, at + plane * layout.gap);
+}
+
+struct Block {
+    const uint8_t* buffer;  // [count, positions]
+    const float* rows[32];  // scores of each token's centroid
+    const float* factor;    // of the first token, or null
+    int count;
+};
+
+template <class Unit, int DOCS, int QV, int N>
+inline void tile(const ScoreJob& job, const Block& block, int from, int at,
+                 typename Unit::F* best) {
+    const size_t width = static_cast<size_t>(job.layout.positions);
+    const int8_t* query = job.query + static_cast<size_t>(at) * width;
+    const uint8_t* docs = block.buffer + static_cast<size_t>(from) * width;
+    typename Unit::Acc acc[DOCS][QV];
+    for (int d = 0; d < DOCS; ++d)
+        for (int v = 0; v < QV; ++v) acc[d][v] = Unit::init(job.bias + at + v * Unit::W);
+    for (size_t p = 0; p < width; p += 16)
+        Unit::template step<DOCS, QV, N>(acc, docs + p, width, query + p * Unit::W,
+                                         width * Unit::W);
+    for (int d = 0; d < DOCS; ++d)
+        for (int v = 0; v < QV; ++v) {
+            const int t = at + v * Unit::W;
+            auto weight = Unit::load(job.step + t);
+            if (block.factor) weight = Unit::mul(weight, Unit::splat(block.factor[from + d]));
+            best[v] = Unit::max(
+                best[v], Unit::similar(acc[d][v], weight, Unit::load(block.rows[from + d] + t)));
+        }
+}
+
+// Tokens `from` on, DOCS at a time, then half of that, ...
+template <class Unit, int DOCS, int QV, int N>
+inline void tiles(const ScoreJob& job, const Block& block, int from, int at,
+                  typename Unit::F* best) {
+    for (; from + DOCS <= block.count; from += DOCS)
+        tile<Unit, DOCS, QV, N>(job, block, from, at, best);
+    if constexpr (DOCS > 1)
+        if (from < block.count) tiles<Unit, DOCS / 2, QV, N>(job, block, from, at, best);
+}
+
+template <class Unit, int QV>
+inline void columns(const ScoreJob& job, const Block& block, int at, float* best) {
+    typename Unit::F local[QV];
+    for (int v = 0; v < QV; ++v) local[v] = Unit::load(best + at + v * Unit::W);
+    int narrow = 4;
+    for (int b = at / 8; b < (at + QV * Unit::W) / 8; ++b) narrow = least(narrow, job.narrow[b]);
+    if (!Unit::kNarrow || narrow == 4)
+        tiles<Unit, Unit::docs(QV), QV, 4>(job, block, 0, at, local);
+    else if (narrow == 2)
+        tiles<Unit, Unit::docs(QV), QV, Unit::kNarrow ? 2 : 4>(job, block, 0, at, local);
+    else
+        tiles<Unit, Unit::docs(QV), QV, Unit::kNarrow ? 1 : 4>(job, block, 0, at, local);
+    for (int v = 0; v < QV; ++v) Unit::store(best + at + v * Unit::W, local[v]);
+}
+
+// Best similarity of each query token with tokens start to stop, best [padded].
+template <class Isa, int NBITS>
+inline void score_document(const ScoreJob& job, int64_t start, int64_t stop, int64_t ahead,
+                           uint8_t* buffer, float* best) {
+    using Main = typename Isa::Main;
+    using Rest = typename Isa::Rest;
+    const Layout& layout = job.layout;
+    const int most = least(32, kBuffer / layout.positions);
+    for (int t = 0; t < job.padded; ++t) best[t] = kLowest;
+    Block block;
+    block.buffer = buffer;
+    for (int64_t low = start; low < stop; low += most) {
+        block.count = static_cast<int>(stop - low < most ? stop - low : most);
+        block.factor = job.factor ? job.factor + low : nullptr;
+        for (int i = 0; i < block.count; ++i) {
+            block.rows[i] =
+                job.scores + static_cast<size_t>(job.codes[low + i]) * static_cast<size_t>(job.padded);
+            for (int t = 0; t < job.padded; t += 16) prefetch(block.rows[i] + t);
+        }
+        const uint8_t* packed = job.packed + static_cast<size_t>(low) * layout.bytes;
+        if (ahead >= 0) {  // the same part of the next document
+            const int64_t from = ahead + (low - start);
+            const int64_t bytes = (from + block.count <= job.documents.tokens)
+                                      ? static_cast<int64_t>(block.count) * layout.bytes : 0;
+            const uint8_t* next = job.packed + static_cast<size_t>(from) * layout.bytes;
+            for (int64_t at = 0; at < bytes; at += 64) prefetch(next + at);
+            if (bytes) prefetch(job.codes + from);
+        }
+        for (int i = 0; i < block.count; ++i)
+            decode<Isa, NBITS>(layout, packed + static_cast<size_t>(i) * layout.bytes, job.levels,
+                               buffer + static_cast<size_t>(i) * layout.positions);
+        int at = 0;
+        for (; at + 2 * Main::W <= job.padded; at += 2 * Main::W)
+            columns<Main, 2>(job, block, at, best);
+        for (; at + Main::W <= job.padded; at += Main::W) columns<Main, 1>(job, block, at, best);
+        if (Main::W != Rest::W && at < job.padded) columns<Rest, 1>(job, block, at, best);
+    }
+}
+
+struct Scratch {
+    alignas(64) uint8_t buffer[kBuffer + 1024 + 64];
+    alignas(64) float best[kMaxTokens + 16];
+};
+
+template <class Isa, int NBITS>
+Fault score_bits(const ScoreJob& job, int64_t first, int64_t last, float* out) {
+    Scratch scratch;
+    for (int64_t i = first; i < last; ++i) {
+        int64_t start, stop;
+        Fault fault = job.documents.span(i, start, stop);
+        if (!fault.what) fault = check_codes(job.codes, start, stop, job.centroids);
+        if (fault.what) return fault;
+        score_document<Isa, NBITS>(job, start, stop, job.documents.peek(i + 1, last),
+                                   scratch.buffer, scratch.best);
+        float sum = start == stop ? kLowest : 0.0f;
+        for (int t = 0; t < job.tokens; ++t) sum += scratch.best[t];
+        out[i] = sum;
+    }
+    return {};
+}
+
+template <class Isa, int NBITS>
+Fault score_tokens_bits(const ScoreJob& job, int64_t first, int64_t last, float* out,
+                        int64_t stride) {
+    Scratch scratch;
+    const Fault fault = check_codes(job.codes, first, last, job.centroids);
+    if (fault.what) return fault;
+    for (int64_t i = first; i < last; ++i) {  // each token is a document of its own
+        score_document<Isa, NBITS>(job, i, i + 1, -1, scratch.buffer, scratch.best);
+        for (int t = 0; t < job.tokens; ++t) out[t * stride + i] = scratch.best[t];
+    }
+    return {};
+}
+
+template <class Isa>
+Fault score(const ScoreJob& job, int64_t first, int64_t last, float* out) {
+    if (job.layout.nbits == 4) return score_bits<Isa, 4>(job, first, last, out);
+    if (job.layout.nbits == 2) return score_bits<Isa, 2>(job, first, last, out);
+    return score_bits<Isa, 1>(job, first, last, out);
+}
+
+template <class Isa>
+Fault score_tokens(const ScoreJob& job, int64_t first, int64_t last, float* out, int64_t stride) {
+    if (job.layout.nbits == 4) return score_tokens_bits<Isa, 4>(job, first, last, out, stride);
+    if (job.layout.nbits == 2) return score_tokens_bits<Isa, 2>(job, first, last, out, stride);
+    return score_tokens_bits<Isa, 1>(job, first, last, out, stride);
+}
+
+// The vectors of query tokens: at which token each begins, and how many it holds.
+template <class Isa, class Visit>
+inline void each_vector(int padded, Visit visit) {
+    int at = 0;
+    for (; at + Isa::Main::W <= padded; at += Isa::Main::W) visit(at, int(Isa::Main::W));
+    if (at < padded) visit(at, int(Isa::Rest::W));
+}
+
+// [vector][position / 4][token of the vector][4]; the vector that begins at token t lies at
+// t * positions.
+template <class Isa>
+void arrange(const int8_t* q8, int tokens, int padded, int dim, const Layout& layout,
+             int8_t* out) {
+    const size_t positions = static_cast<size_t>(layout.positions);
+    std::memset(out, 0, positions * static_cast<size_t>(padded));
+    each_vector<Isa>(padded, [&](int at, int lanes) {
+        int8_t* block = out + static_cast<size_t>(at) * positions;
+        for (int d = 0; d < dim; ++d) {
+            const int p = layout.position(d);
+            int8_t* place = block + (p / 4 * lanes) * 4 + p % 4;
+            for (int lane = 0; lane < lanes && at + lane < tokens; ++lane)
+                place[lane * 4] = q8[static_cast<size_t>(at + lane) * dim + d];
+        }
+    });
+}
+
+// ---- half
+
+// [vector][dimension][token of the vector]
+template <class Isa>
+void arrange_half(const float* query, int tokens, int padded, int dim, float* out) {
+    std::memset(out, 0, sizeof(float) * static_cast<size_t>(padded) * static_cast<size_t>(dim));
+    each_vector<Isa>(padded, [&](int at, int lanes) {
+        float* block = out + static_cast<size_t>(at) * dim;
+        for (int d = 0; d < dim; ++d)
+            for (int lane = 0; lane < lanes && at + lane < tokens; ++lane)
+                block[d * lanes + lane] = query[static_cast<size_t>(at + lane) * dim + d];
+    });
+}
+
+template <class Unit, int DOCS, int QV>
+inline void half_tiles(const float* query, int dim, const float* buffer, int from, int count,
+                       typename Unit::F* best) {
+    for (; from + DOCS <= count; from += DOCS) {
+        const float* docs = buffer + static_cast<size_t>(from) * dim;
+        typename Unit::F acc[DOCS][QV];
+        for (int d = 0; d < DOCS; ++d)
+            for (int v = 0; v < QV; ++v) acc[d][v] = Unit::splat(0.0f);
+        for (int i = 0; i < dim; ++i) {
+            typename Unit::F q[QV];
+            for (int v = 0; v < QV; ++v)
+                q[v] = Unit::load(query + static_cast<size_t>(v * dim + i) * Unit::W);
+            for (int d = 0; d < DOCS; ++d) {
+                const auto x = Unit::splat(docs[static_cast<size_t>(d) * dim + i]);
+                for (int v = 0; v < QV; ++v) acc[d][v] = Unit::fma(x, q[v], acc[d][v]);
+            }
+        }
+        for (int d = 0; d < DOCS; ++d)
+            for (int v = 0; v < QV; ++v) best[v] = Unit::max(best[v], acc[d][v]);
+    }
+    if constexpr (DOCS > 1)
+        if (from < count) half_tiles<Unit, DOCS / 2, QV>(query, dim, buffer, from, count, best);
+}
+
+template <class Unit, int QV>
+inline void half_columns(const HalfJob& job, const float* buffer, int count, int at, float* best) {
+    typename Unit::F local[QV];
+    for (int v = 0; v < QV; ++v) local[v] = Unit::load(best + at + v * Unit::W);
+    half_tiles<Unit, QV == 2 ? 4 : 8, QV>(job.query + static_cast<size_t>(at) * job.dim, job.dim,
+                                          buffer, 0, count, local);
+    for (int v = 0; v < QV; ++v) Unit::store(best + at + v * Unit::W, local[v]);
+}
+
+template <class Isa>
+Fault half(const HalfJob& job, int64_t first, int64_t last, float* out) {
+    using Main = typename Isa::Main;
+    using Rest = typename Isa::Rest;
+    alignas(64) float buffer[kBuffer / 2];
+    alignas(64) float best[kMaxTokens + 16];
+    const int most = kBuffer / 2 / job.dim;
+    for (int64_t i = first; i < last; ++i) {
+        int64_t start, stop;
+        const Fault fault = job.documents.span(i, start, stop);
+        if (fault.what) return fault;
+        const int64_t ahead = job.documents.positions ? job.documents.peek(i + 1, last) : -1;
+        if (ahead >= 0) prefetch(job.values + static_cast<size_t>(ahead) * job.dim);
+        for (int t = 0; t < job.padded; ++t) best[t] = kLowest;
+        for (int64_t low = start; low < stop; low += most) {
+            const int count = static_cast<int>(stop - low < most ? stop - low : most);
+            Isa::to_float(job.values + static_cast<size_t>(low) * job.dim,
+                          static_cast<size_t>(count) * job.dim, buffer);
+            int at = 0;
+            for (; at + 2 * Main::W <= job.padded; at += 2 * Main::W)
+                half_columns<Main, 2>(job, buffer, count, at, best);
+            for (; at + Main::W <= job.padded; at += Main::W)
+                half_columns<Main, 1>(job, buffer, count, at, best);
+            if (Main::W != Rest::W && at < job.padded)
+                half_columns<Rest, 1>(job, buffer, count, at, best);
+        }
+        float sum = start == stop ? kLowest : 0.0f;
+        for (int t = 0; t < job.tokens; ++t) sum += best[t];
+        out[i] = sum;
+    }
+    return {};
+}
+
+// ---- building: plain loops that the compiler turns into vectors of this instruction set
+
+template <int NBITS>
+inline void pack_row(const uint8_t* index, int bytes, uint8_t* packed) {
+    constexpr int PER = 8 / NBITS;
+    for (int b = 0; b < bytes; ++b) {
+        unsigned value = 0;
+        for (int plane = 0; plane < PER; ++plane)
+            value |= static_cast<unsigned>(index[b * PER + plane]) << (plane * NBITS);
+        packed[b] = static_cast<uint8_t>(value);
+    }
+}
+
+void quantise(const float* values, const float* centroids, const uint16_t* codes,
+              const float* scale, const float* boundaries, int dim, int nbits, int64_t first,
+              int64_t last, uint8_t* packed) {
+    const Layout layout(dim, nbits);
+    const int limits = (1 << nbits) - 1;
+    alignas(64) float level[1024];
+    alignas(64) int32_t index[1024];
+    alignas(64) uint8_t small[1024 + 8] = {};
+    for (int64_t i = first; i < last; ++i) {
+        const float* x = values + static_cast<size_t>(i) * dim;
+        const float* c = centroids + static_cast<size_t>(codes[i]) * dim;
+        for (int d = 0; d < dim; ++d) level[d] = (x[d] - c[d]) / scale[d];
+        for (int d = 0; d < dim; ++d) index[d] = 0;
+        for (int b = 0; b < limits; ++b) {
+            const float limit = boundaries[b];
+            for (int d = 0; d < dim; ++d) index[d] += level[d] > limit ? 1 : 0;
+        }
+        for (int d = 0; d < dim; ++d) small[d] = static_cast<uint8_t>(index[d]);
+        uint8_t* out = packed + static_cast<size_t>(i) * layout.bytes;
+        if (nbits == 4) pack_row<4>(small, layout.bytes, out);
+        else if (nbits == 2) pack_row<2>(small, layout.bytes, out);
+        else pack_row<1>(small, layout.bytes, out);
+    }
+}
+
+void reconstruct(const uint16_t* codes, const uint8_t* packed, const float* centroids,
+                 const float* scale, const int8_t* levels, const float* factor, int dim, int nbits,
+                 int64_t first, int64_t last, float* out) {
+    const Layout layout(dim, nbits);
+    const unsigned mask = (1u << nbits) - 1;
+    float level[16] = {};
+    for (int i = 0; i < 1 << nbits; ++i) level[i] = levels[i];
+    for (int64_t i = first; i < last; ++i) {
+        const uint8_t* bytes = packed + static_cast<size_t>(i) * layout.bytes;
+        const float* c = centroids + static_cast<size_t>(codes[i]) * dim;
+        float* x = out + static_cast<size_t>(i) * dim;
+        for (int d = 0; d < dim; ++d) {
+            const unsigned index = bytes[d / layout.per] >> (d % layout.per * nbits) & mask;
+            x[d] = level[index] * scale[d];
+        }
+        if (factor)
+            for (int d = 0; d < dim; ++d) x[d] *= factor[i];
+        for (int d = 0; d < dim; ++d) x[d] += c[d];
+    }
+}
+
+void range(const float* scores, int padded, int64_t first, int64_t last, float* low, float* high) {
+    for (int at = 0; at < padded; at += 8) {
+        float least_[8], most_[8];
+        const float* row = scores + static_cast<size_t>(first) * padded + at;
+        for (int t = 0; t < 8; ++t) least_[t] = most_[t] = row[t];
+        for (int64_t k = first; k < last; ++k, row += padded)
+            for (int t = 0; t < 8; ++t) {
+                least_[t] = row[t] < least_[t] ? row[t] : least_[t];
+                most_[t] = row[t] > most_[t] ? row[t] : most_[t];
+            }
+        for (int t = 0; t < 8; ++t) low[at + t] = least_[t], high[at + t] = most_[t];
+    }
+}
+
+void to_bytes(const float* scores, int tokens, int padded, int width, const float* floor,
+              float inverse, int64_t first, int64_t last, uint8_t* out) {
+    for (int64_t k = first; k < last; ++k) {
+        const float* row = scores + static_cast<size_t>(k) * padded;
+        uint8_t* bytes = out + static_cast<size_t>(k) * width;
+        for (int t = 0; t < tokens; ++t) {
+            float value = (row[t] - floor[t]) * inverse + 0.5f;
+            value = value < 255.0f ? value : 255.0f;
+            bytes[t] = static_cast<uint8_t>(static_cast<int32_t>(value));
+        }
+        for (int t = tokens; t < width; ++t) bytes[t] = 0;
+    }
+}
+
+template <class Isa>
+constexpr Kernels kernels(const char* name) {
+    return {name,       arrange<Isa>, arrange_half<Isa>, scan<Isa>, score<Isa>, score_tokens<Isa>,
+            half<Isa>, quantise,     reconstruct,       range,     to_bytes};
+}
+
+}  // namespace
+}  // namespace lateint

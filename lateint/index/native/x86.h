@@ -1,0 +1,104 @@
+// What AVX2 and AVX-512 share: decoding, bytes and floats in 256 bits.
+#pragma once
+
+#if defined(LATEINT_SIMDE)  // tests: AVX-512 without a processor that has it
+#define SIMDE_ENABLE_NATIVE_ALIASES
+#include <simde/x86/avx2.h>
+#include <simde/x86/avx512.h>
+#include <simde/x86/f16c.h>
+#include <simde/x86/fma.h>
+#else
+#include <immintrin.h>
+#endif
+
+#include "kernels_impl.h"
+
+namespace lateint {
+namespace {
+
+struct Row16 {
+    __m128i v;
+    static Row16 load(const uint8_t* p) { return {_mm_loadu_si128((const __m128i*)p)}; }
+    void max(const uint8_t* p) { v = _mm_max_epu8(v, _mm_loadu_si128((const __m128i*)p)); }
+    void max(Row16 o) { v = _mm_max_epu8(v, o.v); }
+    uint32_t sum() const {
+        const __m128i s = _mm_sad_epu8(v, _mm_setzero_si128());
+        return (uint32_t)(_mm_cvtsi128_si32(s) + _mm_extract_epi16(s, 4));
+    }
+};
+
+struct Row32 {
+    __m256i v;
+    static Row32 load(const uint8_t* p) { return {_mm256_loadu_si256((const __m256i*)p)}; }
+    void max(const uint8_t* p) { v = _mm256_max_epu8(v, _mm256_loadu_si256((const __m256i*)p)); }
+    void max(Row32 o) { v = _mm256_max_epu8(v, o.v); }
+    uint32_t sum() const {
+        const __m256i s = _mm256_sad_epu8(v, _mm256_setzero_si256());
+        const __m128i t = _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
+        return (uint32_t)(_mm_cvtsi128_si32(t) + _mm_extract_epi16(t, 4));
+    }
+};
+
+struct Bytes256 {
+    // Two planes at a time: the same 16 bytes in both halves, shifted differently.
+    template <int NBITS>
+    static inline void decode(const uint8_t* packed, const uint8_t* levels, uint8_t* out) {
+        const __m256i table = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)levels));
+        const __m256i mask = _mm256_set1_epi8((1 << NBITS) - 1);
+        const __m256i bytes = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)packed));
+        for (int pair = 0; pair < 4 / NBITS; ++pair) {
+            const int a = 2 * pair * NBITS, b = a + NBITS;
+            const __m256i shift = _mm256_setr_epi32(a, a, a, a, b, b, b, b);
+            const __m256i index = _mm256_and_si256(_mm256_srlv_epi32(bytes, shift), mask);
+            _mm256_storeu_si256((__m256i*)(out + 32 * pair), _mm256_shuffle_epi8(table, index));
+        }
+    }
+
+    template <int NBITS>
+    static inline void plane(const uint8_t* packed, const uint8_t* levels, int shift,
+                             uint8_t* out) {
+        const __m128i table = _mm_loadu_si128((const __m128i*)levels);
+        const __m128i bytes = _mm_loadu_si128((const __m128i*)packed);
+        const __m128i index = _mm_and_si128(_mm_srl_epi32(bytes, _mm_cvtsi32_si128(shift)),
+                                            _mm_set1_epi8((1 << NBITS) - 1));
+        _mm_storeu_si128((__m128i*)out, _mm_shuffle_epi8(table, index));
+    }
+
+    static inline void to_float(const uint16_t* values, size_t count, float* out) {
+        size_t i = 0;
+        for (; i + 8 <= count; i += 8)
+            _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(values + i))));
+        if (i < count) {
+            uint16_t last[8] = {};
+            float wide[8];
+            std::memcpy(last, values + i, 2 * (count - i));
+            _mm256_storeu_ps(wide, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)last)));
+            std::memcpy(out + i, wide, 4 * (count - i));
+        }
+    }
+};
+
+struct Floats256 {
+    static constexpr int W = 8;
+    using F = __m256;
+    using Acc = __m256i;
+    static inline Acc init(const int32_t* p) { return _mm256_loadu_si256((const __m256i*)p); }
+    static inline F load(const float* p) { return _mm256_loadu_ps(p); }
+    static inline void store(float* p, F x) { _mm256_storeu_ps(p, x); }
+    static inline F splat(float x) { return _mm256_set1_ps(x); }
+    static inline F max(F a, F b) { return _mm256_max_ps(a, b); }
+    static inline F mul(F a, F b) { return _mm256_mul_ps(a, b); }
+    static inline F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+    static inline F similar(Acc acc, F weight, F score) {
+        return _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc), weight, score);
+    }
+};
+
+inline int32_t four(const uint8_t* p) {
+    int32_t x;
+    std::memcpy(&x, p, 4);
+    return x;
+}
+
+}  // namespace
+}  // namespace lateint
