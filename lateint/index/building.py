@@ -13,6 +13,7 @@ import numpy as np
 
 from lateint.index.codec import Codec, default_centroids, sample_size
 from lateint.index.codecfile import CodecFile
+from lateint.index.fde import to_bytes
 from lateint.index.kinds import HalfSegment, token_rows
 from lateint.index.options import Options
 from lateint.index.residual import ResidualSegment
@@ -55,7 +56,10 @@ class SegmentWriter:
                 continue
             codes = self._codec.codec.encode(some.values)
             kept = to_half(some, "document").values if originals else None
-            self.add_arrays(ResidualSegment.pack(documents[first:last], some.offsets, codes, kept))
+            arrays = ResidualSegment.pack(documents[first:last], some.offsets, codes, kept)
+            if fde := self._change.manifest.options.fde:
+                arrays["fde"], arrays["fde_steps"] = to_bytes(fde.encode_documents(some))
+            self.add_arrays(arrays)
 
     def add_part(self, part: Part) -> None:
         """The documents of a part, as they lie in a segment of the same kind and codec."""

@@ -45,6 +45,7 @@ class Index(Reading):
         pool_factor: int = 1,
         seed: int = 0,
         memory: int = 1 << 30,
+        fde: bool | dict[str, Any] = False,
         model: str | None = None,
         overwrite: bool = False,
     ) -> Index:
@@ -58,10 +59,11 @@ class Index(Reading):
         candidates, slower queries. prefix: keep only the first so many dimensions; fewer: smaller,
         worse. pool_factor: keep about one token in so many; larger: smaller, worse. seed: the same
         seed and documents give the same files. memory: bytes that building may take; more: better
-        centroids. All these stay as they are for the life of the index (see options.py). model: a
-        name of what encodes the tokens; `open(model=...)` compares it. overwrite: empty the index
-        that is there. Raises IndexExists, IndexLocked, IndexWriteFailed, IndexMismatch (a width that
-        cannot be kept so), ValueError.
+        centroids. fde: keep a vector of each compressed document for mode="fde" in `search`, True or
+        settings of fde.Fde (longer: better candidates, more bytes). All these stay as they are for
+        the life of the index (see options.py). model: a name of what encodes the tokens;
+        `open(model=...)` compares it. overwrite: empty the index that is there. Raises IndexExists,
+        IndexLocked, IndexWriteFailed, IndexMismatch (a width that cannot be kept so), ValueError.
         """
         options = check_options(
             dim,
@@ -72,6 +74,7 @@ class Index(Reading):
             pool_factor=pool_factor,
             seed=seed,
             memory=memory,
+            fde=fde,
         )
         return cls._opened(
             Storage.create(Path(path), Manifest(dim, model, options=options), overwrite)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lateint.index.errors import IndexMismatch
+from lateint.index.fde import Fde
 
 WIDEST = 4096  # of float16 tokens
 NARROWEST_CODED, WIDEST_CODED = 32, 1024  # of compressed ones
@@ -28,6 +29,8 @@ class Options:
     seed: of all that is drawn at random; the same seed and documents give the same files.
     memory: bytes that building may take beside the documents that the caller holds. Larger: a
     better sample for the centroids, and fewer, larger commits.
+    fde: keep a vector of each compressed document, for candidates in mode "fde" (see fde.py); None
+    keeps none.
     """
 
     nbits: int = 4
@@ -37,6 +40,11 @@ class Options:
     pool_factor: int = 1
     seed: int = 0
     memory: int = 1 << 30
+    fde: Fde | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.fde, dict):  # out of the manifest
+            object.__setattr__(self, "fde", Fde(**self.fde))
 
     @property
     def coded(self) -> bool:
@@ -70,12 +78,31 @@ def check_options(dim: int, nbits: int | None, **others: object) -> Options:
         )
     if nbits == 16 and (others["keep_originals"] or others["centroids"] is not None):
         raise ValueError("keep_originals and centroids: only for compressed tokens (nbits 4, 2, 1)")
+    others["fde"] = _fde(others["fde"], width)
+    if nbits == 16 and others["fde"]:
+        raise ValueError("fde: only for compressed tokens (nbits 4, 2, 1); float16 is scored whole")
     if others["centroids"] is not None:
         _whole("centroids", others["centroids"], 16, MOST_CENTROIDS, ValueError)
     _whole("pool_factor", others["pool_factor"], 1, 1000, ValueError)
     _whole("seed", others["seed"], 0, 2**63 - 1, ValueError)
     _whole("memory", others["memory"], LEAST_MEMORY, 1 << 60, ValueError)
     return Options(nbits=nbits, **others)  # type: ignore[arg-type]
+
+
+def _fde(given: object, width: int) -> Fde | None:
+    """True: the default settings; a dictionary: these settings."""
+    if given is None or given is False:
+        return None
+    if given is True:
+        given = {}
+    if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
+        raise ValueError(f"fde: got {given!r:.100}; wanted True or settings, as {{'bits': 5}}")
+    try:
+        return Fde(width, **given)
+    except TypeError as error:
+        raise ValueError(
+            f"fde: {error}; settings: repetitions, bits, projection, final, seed"
+        ) from None
 
 
 def _whole(name: str, value: object, low: int, high: int, error: type[ValueError]) -> None:

@@ -121,12 +121,14 @@ class Reading:
 
         Of compressed documents: ncandidates are scored in full, larger: better recall, slower;
         mode: "scan" finds them by looking at every document, "lists" by nprobe centroids for each
-        query token (larger: better recall, slower), "exact" scores all in full, "auto" chooses;
+        query token (larger: better recall, slower), "fde" by their vectors where the index was
+        created with fde, "exact" scores all in full, "auto" chooses;
         rescore: so many of the best are scored again from originals where they are kept. threads:
         0 is all cores, None one for a single query and all for several. Defaults: see
         search/engine.py. Raises BadTokens, IndexMismatch, BadFilter, UnknownId, ValueError.
         """
-        settings = Settings(ncandidates, nprobe, mode, rescore, threads)
+        fde = self._snapshot.manifest.options.fde
+        settings = Settings(ncandidates, nprobe, mode, rescore, threads, fde)
         settings.check()
         if isinstance(k, bool) or not isinstance(k, int) or k < 1:
             raise ValueError(f"k: got {k!r}; wanted a whole number from 1")

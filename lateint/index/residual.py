@@ -5,6 +5,8 @@ packed    u8 (N, D nbits / 8) its residual
 lists     u32 (M,)            positions of the documents with a token at centroid 0, then 1, ...
 starts    i64 (K + 1,)        where the list of each centroid begins in `lists`
 originals f16 (N, D)          the tokens as they came, if they are kept
+fde       i8 (B, size)        a vector of each document, if they are kept (fde.py)
+fde_steps f32 (B,)            its unit
 """
 
 from __future__ import annotations
@@ -45,6 +47,9 @@ class ResidualSegment:
         file.expect("lists", np.uint32, *file.shape("lists")[:1])
         if "originals" in file:
             file.expect("originals", np.float16, tokens, width)
+        if "fde" in file:
+            file.expect("fde", np.int8, len(self.documents), *file.shape("fde")[1:2])
+            file.expect("fde_steps", np.float32, len(self.documents))
 
     @staticmethod
     def pack(
@@ -125,9 +130,11 @@ class ResidualSegment:
     def taken(self, positions: IntArray) -> Arrays:
         rows, offsets = token_rows(self, positions)
         names = ["codes", "packed", *(["originals"] if self.exact else [])]
+        each = ["fde", "fde_steps"] if "fde" in self.file else []
         return {
             "documents": self.documents[positions],
             "offsets": offsets,
+            **{name: self.file.read(name)[positions] for name in each},
             **{name: self.file.touch(name, rows, rows + 1)[rows] for name in names},
         }
 
@@ -151,6 +158,8 @@ class ResidualSegment:
             yield f"{path}: its inverted lists do not agree with its codes"
         if self.exact:
             yield from not_finite(self.file, "originals")
+        if "fde" in self.file:
+            yield from not_finite(self.file, "fde_steps")
 
     def _touched(self, name: str, positions: IntArray | None) -> FloatArray:
         if positions is None:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lateint.index import kernels
+from lateint.index.fde import scan
 from lateint.index.kernels import Query
 from lateint.index.residual import ResidualSegment
-from lateint.index.search.rank import best_places
-from lateint.index.tokens import IntArray
+from lateint.index.search.rank import best_places, top
+from lateint.index.tokens import IntArray, Tokens
 
 if TYPE_CHECKING:
     from lateint.index.search.engine import Settings
@@ -40,6 +41,22 @@ def candidates(group: Group, queries: list[Query], settings: Settings) -> list[I
             for query, table in zip(queries, tables, strict=True)
         ]
     return _from_all(group, tables, most, threads)
+
+
+def from_fde(group: Group, queries: Tokens, settings: Settings) -> list[IntArray]:
+    """The same by FDE vectors: the documents of which the dot product with the query's is highest."""
+    most, fde = settings.ncandidates or 1, settings.fde
+    assert fde is not None
+    if group.count <= most:
+        return [np.arange(group.count)] * len(queries)
+    asked = fde.encode_queries(queries)
+    scores = []
+    for part in group.parts:
+        file = part.segment.file
+        file.expect("fde", np.int8, len(part.segment.documents), fde.size)
+        found = scan(asked, file.read("fde"), file.read("fde_steps"))
+        scores.append(found if part.positions is None else found[:, part.positions])
+    return [np.sort(top(row, most)) for row in np.concatenate(scores, axis=1)]
 
 
 def _from_all(group: Group, tables: list[kernels.Table], most: int, threads: int) -> list[IntArray]:

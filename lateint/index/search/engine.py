@@ -12,23 +12,24 @@ in a selection, not documents' ids.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from lateint.index import kernels
+from lateint.index.fde import Fde
 from lateint.index.kernels import Query
 from lateint.index.kinds import Segment
 from lateint.index.residual import ResidualSegment
-from lateint.index.search.candidates import candidates
+from lateint.index.search.candidates import candidates, from_fde
 from lateint.index.search.exact import Scores
 from lateint.index.search.rank import top
 from lateint.index.snapshot import Group, Selection
 from lateint.index.tokens import IntArray, Tokens
 
 WORK = 64 << 20  # bytes for tables and scores of the queries that share a pass
-MODES = ("auto", "scan", "lists", "exact")
+MODES = ("auto", "scan", "lists", "fde", "exact")
 CANDIDATES = 256  # at least; see Settings
 CANDIDATES_PER_HIT = 4
 RESCORED = 32
@@ -43,7 +44,8 @@ class Settings:
     that is more. nprobe: centroids visited per query token in mode "lists"; None: by measurement.
     mode: "scan" compares every document by its centroids, "lists" those in the inverted lists of
     the nearest centroids, "exact" scores every document in full on the best data there are, "auto"
-    is scan for what takes some milliseconds and lists beyond. rescore: hits rescored exactly from
+    is scan for what takes some milliseconds and lists beyond; "fde" those of which the vector is
+    nearest to the query's, made as `fde` says. rescore: hits rescored exactly from
     originals, where they are kept; None: RESCORED, or RESCORED_PER_HIT k if that is more; 0: none.
     threads: 0 is all cores; None: one for a single query, all cores for several.
     """
@@ -53,11 +55,14 @@ class Settings:
     mode: str = "auto"
     rescore: int | None = None
     threads: int | None = None
+    fde: Fde | None = None
 
     def check(self) -> None:
         """Raises ValueError."""
         if self.mode not in MODES:
             raise ValueError(f"mode: got {self.mode!r}; wanted one of {', '.join(MODES)}")
+        if self.mode == "fde" and self.fde is None:
+            raise ValueError("mode: this index keeps no FDE vectors; create it with fde=True")
         for name, low in (("ncandidates", 1), ("nprobe", 1), ("rescore", 0), ("threads", 0)):
             value = getattr(self, name)
             if value is not None and (
@@ -132,7 +137,11 @@ def _search(selection: Selection, queries: Tokens, settings: Settings) -> Iterat
                 own.append(Found(places, row))
     for group in selection.groups:
         asked = prepare(group, queries)
-        chosen = [None] * len(asked) if exact else candidates(group, asked, settings)
+        chosen: Sequence[IntArray | None] = [None] * len(asked)
+        if settings.mode == "fde":
+            chosen = from_fde(group, queries, settings)
+        elif not exact:
+            chosen = candidates(group, asked, settings)
         for own, query, places in zip(pieces, asked, chosen, strict=True):
             own += _scored(group, query, places, threads, skip=exact)
     for i, own in enumerate(pieces):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from index_helpers import matrices, matrix
 
+from lateint.index import Index
 from lateint.index.fde import Fde, scan, to_bytes
 from lateint.index.search.exact import maxsim
 from lateint.index.tokens import Tokens, as_tokens
@@ -152,3 +154,41 @@ def test_impossible_settings(settings: dict[str, Any]) -> None:
 def test_another_width() -> None:
     with pytest.raises(ValueError, match="16 wide, wanted 8"):
         Fde(8).encode_documents(tokens(1, 2))
+
+
+def test_as_candidates_of_a_search(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    docs = [np.concatenate([doc, doc], axis=1) for doc in clustered(rng, 400)]
+    asked = [docs[i][:6] for i in range(20)]
+    ids = [f"d{i}" for i in range(400)]
+    with Index.create(tmp_path / "i", 2 * DIM, fde={"repetitions": 10, "seed": 3}) as index:
+        index.add(ids[:250], docs[:250])
+        assert index.search(asked, mode="fde") == index.search(asked)  # float16: scored whole
+        index.train()
+        index.add(ids[250:], docs[250:])
+        for _ in range(2):
+            few = index.search(asked, 3, mode="fde", ncandidates=40)
+            assert [row[0].id for row in few] == ids[:20]
+            best = index.search(asked[:1], 400, mode="exact")[0]
+            whole = {hit.id: hit.score for hit in best}
+            assert all(hit.score == pytest.approx(whole[hit.id], rel=1e-4) for hit in few[0])
+            allowed = index.search(asked[:1], 3, mode="fde", ncandidates=40, ids=ids[105:300])[0]
+            assert {hit.id for hit in allowed} <= set(ids[105:300])
+            assert index.recall(asked, 5, mode="fde", ncandidates=200).value > 0.7
+            assert index.recall(asked, 5, mode="fde", ncandidates=400).value > 0.95
+            index.delete(["d399", "d100"])
+            index.compact()  # the vectors move along
+            index.verify()
+    with Index.open(tmp_path / "i") as index:
+        assert index.search(asked, 3, mode="fde", ncandidates=40)[0][0].id == "d0"
+        assert index.info().parts["fde"] == 398 * Fde(2 * DIM, repetitions=10).size
+
+
+def test_an_index_without_vectors(tmp_path: Path) -> None:
+    for wrong in ({"bit": 4}, {"bits": 99}, 3, {1: 2}):
+        with pytest.raises(ValueError, match="fde"):
+            Index.create(tmp_path / "w", 32, fde=wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="only for compressed"):
+        Index.create(tmp_path / "w", 32, nbits=16, fde=True)
+    with Index.create(tmp_path / "i", 32) as index, pytest.raises(ValueError, match="fde=True"):
+        index.search(matrices(0, 1, dim=32), mode="fde")
