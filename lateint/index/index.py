@@ -18,6 +18,7 @@ from lateint.index import building, compaction
 from lateint.index.batch import Batch, check_batch, join_batches
 from lateint.index.catalog import Document, check_ids, some
 from lateint.index.errors import BadDocument, DuplicateId, IndexMismatch, IndexWriteFailed
+from lateint.index.export import load
 from lateint.index.manifest import Manifest
 from lateint.index.options import check_options
 from lateint.index.reading import Reading
@@ -124,6 +125,13 @@ class Index(Reading):
                     "model it was built with, or build it again"
                 )
         return index
+
+    @classmethod
+    def from_export(cls, source: str | os.PathLike[str], path: str | os.PathLike[str]) -> Index:
+        """A new index in the folder `path` out of what `export` wrote, open for writing; it answers
+        as the exported one did. Raises IndexExists, IndexCorrupt (the export is), IndexTooNew,
+        IndexWriteFailed; then nothing is made."""
+        return load(source, path)
 
     @classmethod
     def _opened(cls, storage: Storage) -> Index:

@@ -22,6 +22,7 @@ from lateint.index.answers import Hit, IndexInfo, Recall
 from lateint.index.building import drift
 from lateint.index.catalog import Catalog, check_ids
 from lateint.index.errors import BadTokens, IndexClosed
+from lateint.index.export import export
 from lateint.index.filters import check_key
 from lateint.index.hybrid import HybridHit
 from lateint.index.kinds import tokens_at
@@ -295,6 +296,11 @@ class Reading:
                 drift=drift(self._snapshot),
                 kernels=kernels.native() or "numpy",
             )
+
+    def export(self, target: str | os.PathLike[str]) -> None:
+        """Writes everything to a new folder, or tar file (".tar"), that needs no lateint to be read
+        (see export.py); `Index.from_export` reads it. Raises IndexExists, IndexWriteFailed."""
+        export(self, target)
 
     def verify(self) -> None:
         """Compares everything with its checksums; IndexCorrupt lists all that is wrong."""
