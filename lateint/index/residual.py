@@ -2,6 +2,7 @@
 
 codes     u16 (N,)            the centroid of each token
 packed    u8 (N, D nbits / 8) its residual
+factor    u8 (N,)             the residual's length, see codec.py
 lists     u32 (M,)            positions of the documents with a token at centroid 0, then 1, ...
 starts    i64 (K + 1,)        where the list of each centroid begins in `lists`
 originals f16 (N, D)          the tokens as they came, if they are kept
@@ -43,6 +44,7 @@ class ResidualSegment:
         tokens = int(self.offsets[-1])
         file.expect("codes", np.uint16, tokens)
         file.expect("packed", np.uint8, tokens, kernels.packed_bytes(width, codec.nbits))
+        file.expect("factor", np.uint8, tokens)
         file.expect("starts", np.int64, codec.centroids + 1)
         file.expect("lists", np.uint32, *file.shape("lists")[:1])
         if "originals" in file:
@@ -50,6 +52,10 @@ class ResidualSegment:
         if "fde" in file:
             file.expect("fde", np.int8, len(self.documents), *file.shape("fde")[1:2])
             file.expect("fde_steps", np.float32, len(self.documents))
+        # Factors as the kernels want them, of the documents that were scored so far. Memory is
+        # taken only where something is written.
+        self._factors = np.zeros(tokens, np.float32)
+        self._filled = np.zeros(len(self.documents), bool)
 
     @staticmethod
     def pack(
@@ -64,13 +70,14 @@ class ResidualSegment:
             "offsets": offsets,
             "codes": codes.codes,
             "packed": codes.packed,
+            "factor": codes.factor,
         }
         return arrays if originals is None else {**arrays, "originals": originals}
 
     @staticmethod
     def bytes_per_token(width: int, nbits: int, originals: bool) -> int:
-        """Code, residual and list entry, and the original."""
-        return 2 + kernels.packed_bytes(width, nbits) + 4 + (2 * width if originals else 0)
+        """Code, factor, residual and list entry, and the original."""
+        return 3 + kernels.packed_bytes(width, nbits) + 4 + (2 * width if originals else 0)
 
     @property
     def exact(self) -> bool:
@@ -90,6 +97,7 @@ class ResidualSegment:
                 self.offsets,
                 positions,
                 self.codec.codec.levels,
+                self._factor(positions),
                 threads=threads,
             )
         return scores
@@ -98,8 +106,11 @@ class ResidualSegment:
         """Similarity of each query token with each token of one document, (T, Ld)."""
         first, last = self.offsets[position : position + 2].tolist()
         codes, packed = (self.file.read(name, first, last) for name in ("codes", "packed"))
+        factor = self._factor(np.asarray([position]))[first:last]
         with sound(self.file):
-            scores: Scores = kernels.score_tokens(query, codes, packed, self.codec.codec.levels)
+            scores: Scores = kernels.score_tokens(
+                query, codes, packed, self.codec.codec.levels, factor
+            )
         return scores
 
     def scan(
@@ -123,13 +134,14 @@ class ResidualSegment:
         if self.exact:
             values: FloatArray = self.file.touch("originals", rows, rows + 1)[rows]
             return values
-        codes, packed = (self.file.touch(n, rows, rows + 1)[rows] for n in ("codes", "packed"))
+        names = ("codes", "packed", "factor")
+        codes, packed, factor = (self.file.touch(n, rows, rows + 1)[rows] for n in names)
         with sound(self.file):
-            return self.codec.codec.decode(Codes(codes, packed))
+            return self.codec.codec.decode(Codes(codes, packed, factor))
 
     def taken(self, positions: IntArray) -> Arrays:
         rows, offsets = token_rows(self, positions)
-        names = ["codes", "packed", *(["originals"] if self.exact else [])]
+        names = ["codes", "packed", "factor", *(["originals"] if self.exact else [])]
         each = ["fde", "fde_steps"] if "fde" in self.file else []
         return {
             "documents": self.documents[positions],
@@ -160,6 +172,16 @@ class ResidualSegment:
             yield from not_finite(self.file, "originals")
         if "fde" in self.file:
             yield from not_finite(self.file, "fde_steps")
+
+    def _factor(self, positions: IntArray | None) -> npt.NDArray[np.float32]:
+        """(N,), right for the tokens of the documents at `positions`."""
+        new = np.arange(len(self._filled)) if positions is None else positions
+        new = new[~self._filled[new]]
+        if len(new):
+            rows, _ = token_rows(self, new)
+            self._factors[rows] = self.codec.codec.factors[self._touched("factor", new)[rows]]
+            self._filled[new] = True
+        return self._factors
 
     def _touched(self, name: str, positions: IntArray | None) -> FloatArray:
         if positions is None:

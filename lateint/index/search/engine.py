@@ -160,13 +160,12 @@ def _scored(
     ends = None if chosen is None else np.searchsorted(chosen, group.ends)
     start = 0
     for i, (part, place) in enumerate(zip(group.parts, group.firsts, strict=True)):
-        if chosen is None or ends is None:
-            positions = part.positions
-            inside: IntArray = np.arange(len(part), dtype=np.int64)
-        else:
+        positions: IntArray | None = part.positions
+        inside: IntArray = np.arange(len(part) if ends is None else 0)
+        if chosen is not None and ends is not None:
             stop = int(ends[i])
             inside = chosen[start:stop] - (int(group.ends[i]) - len(part))
-            positions = inside if part.positions is None else part.positions[inside]
+            positions = inside if positions is None else positions[inside]
             start = stop
         if len(inside) and not (skip and part.segment.exact):
             scores = _coded(part.segment).score(query, positions, threads)
