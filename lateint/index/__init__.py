@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from lateint.index.hybrid import HybridHit
     from lateint.index.index import Index
+    from lateint.index.repair import Repaired
     from lateint.index.tokens import Tokens
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "IndexWriteFailed",
     "LateintIndexError",
     "NoTextSearch",
+    "Repaired",
     "Tokens",
     "UnknownId",
 ]
@@ -58,6 +60,7 @@ _ELSEWHERE = {
     "HybridHit": "hybrid",
     "Index": "index",
     "IndexInfo": "answers",
+    "Repaired": "repair",
     "Tokens": "tokens",
 }
 

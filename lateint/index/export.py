@@ -41,6 +41,7 @@ from lateint.index.storage import KINDS, Change
 
 if TYPE_CHECKING:
     from lateint.index.index import Index
+    from lateint.index.reading import Reading
 
 FORMAT, VERSION = "lateint-export", 1
 FACTS, DOCUMENTS = "export.json", "documents.jsonl"
@@ -50,7 +51,7 @@ CHUNK = 1 << 20
 _NAME = re.compile(r"documents\.jsonl|tokens-\d{5,9}\.safetensors|codec-\d{1,9}\.safetensors")
 
 
-def export(index: Index, target: str | os.PathLike[str]) -> None:
+def export(index: Reading, target: str | os.PathLike[str]) -> None:
     """Writes all live documents of `index` to a new folder, or a new tar file, `target`.
 
     It appears whole or not at all. Raises IndexExists where there is something, IndexWriteFailed.
@@ -112,7 +113,7 @@ def _beside(target: Path) -> Path:
     return target.absolute().with_name(f".{target.name}.{os.getpid()}.new")
 
 
-def _write_folder(index: Index, folder: Path) -> None:
+def _write_folder(index: Reading, folder: Path) -> None:
     snapshot, catalog = index._snapshot, index._storage.catalog
     manifest = snapshot.manifest
     codecs, parts = {}, []

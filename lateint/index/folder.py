@@ -11,6 +11,7 @@ from lateint.index.errors import IndexCorrupt, IndexWriteFailed, LateintIndexErr
 from lateint.index.witness import Witness
 
 DATABASE, SEGMENTS, LOCK, WITNESS = "index.sqlite", "segments", "lock", "commit"
+QUARANTINE = "quarantine"
 OURS = {
     DATABASE,
     f"{DATABASE}-wal",
@@ -19,6 +20,7 @@ OURS = {
     SEGMENTS,
     LOCK,
     WITNESS,
+    QUARANTINE,
 }
 PATIENCE = 30.0  # seconds to wait for another process inside SQLite; it holds its locks for moments
 

@@ -22,6 +22,7 @@ from lateint.index.export import load
 from lateint.index.manifest import Manifest
 from lateint.index.options import check_options
 from lateint.index.reading import Reading
+from lateint.index.repair import Repaired, repair
 from lateint.index.storage import Storage
 
 
@@ -132,6 +133,13 @@ class Index(Reading):
         as the exported one did. Raises IndexExists, IndexCorrupt (the export is), IndexTooNew,
         IndexWriteFailed; then nothing is made."""
         return load(source, path)
+
+    @staticmethod
+    def repair(path: str | os.PathLike[str]) -> Repaired:
+        """Makes a damaged index usable again: what is damaged goes into `quarantine/` in its folder,
+        and the answer lists the ids that are lost. Deletes nothing. Raises IndexMissing,
+        IndexLocked, IndexTooNew, IndexWriteFailed, IndexCorrupt where that cannot be done."""
+        return repair(path)
 
     @classmethod
     def _opened(cls, storage: Storage) -> Index:

@@ -34,6 +34,7 @@ _TABLES = (
     "CREATE VIRTUAL TABLE lexical_terms USING fts5vocab(lexical, row)",
     "CREATE VIRTUAL TABLE lexical_places USING fts5vocab(lexical, instance)",
 )
+_INSERT = "INSERT INTO lexical(rowid, text) VALUES (?, ?)"
 _PLACES = "SELECT term, doc, offset FROM {}"
 _LENGTHS = "SELECT id, sz FROM {}lexical_docsize ORDER BY id"
 _TOTALS = "SELECT ltrim(hex(block), '0') FROM {}lexical_data WHERE id = 1"  # none yet: no row, or 0
@@ -65,7 +66,7 @@ class Lexical:
             if not (worded and available()):
                 return  # without FTS5 the texts are kept, and wait for a Python that has it
             self.make(earlier)
-        self._execute_many("INSERT INTO lexical(rowid, text) VALUES (?, ?)", worded)
+        self._execute_many(_INSERT, worded)
 
     def make(self, texts: Iterable[tuple[int, str]]) -> None:
         """Makes the table out of all texts, (number, text). Raises NoTextSearch without FTS5."""
@@ -73,7 +74,7 @@ class Lexical:
         for table in _TABLES:
             self._db.execute(table)
         rows = (row for row in texts if self._has_words(row[1]))
-        self._execute_many("INSERT INTO lexical(rowid, text) VALUES (?, ?)", rows)
+        self._execute_many(_INSERT, rows)
 
     def remove(self, texts: Iterable[tuple[int, str]]) -> None:
         """Takes out documents, (number, text as it was added); call it before the rows go."""
@@ -87,6 +88,12 @@ class Lexical:
         if self.made:
             _require()
             self._db.execute("INSERT INTO lexical(lexical) VALUES ('delete-all')")
+
+    def rebuild(self, texts: Iterable[tuple[int, str]]) -> None:
+        """Makes the table again out of all `texts`, whatever is in it."""
+        if self.made:
+            self.clear()
+            self._execute_many(_INSERT, (row for row in texts if self._has_words(row[1])))
 
     @property
     def waiting(self) -> bool:

@@ -103,13 +103,16 @@ class Manifest:
 
 def segment_rows(db: sqlite3.Connection, format: int, path: Path) -> list[tuple[Any, ...]]:
     """Rows of the table segments as FORMAT has them (without checksum), in order of documents."""
-    found = []
-    for row in db.execute("SELECT * FROM segments ORDER BY first"):
-        if row_checksum(*row[:-1]) != row[-1]:
-            raise IndexCorrupt(f"{path}: row {row[0]} of table segments is damaged")
-        row = row[:-1]
-        found.append((*row[:2], None, *row[2:7], FIRST_BLOCK, row[7]) if format == 1 else row)
-    return found
+    rows = db.execute("SELECT * FROM segments ORDER BY first")
+    return [segment_row(row, format, path) for row in rows]
+
+
+def segment_row(row: tuple[Any, ...], format: int, path: Path) -> tuple[Any, ...]:
+    """One row, as for `segment_rows`. Raises IndexCorrupt."""
+    if row_checksum(*row[:-1]) != row[-1]:
+        raise IndexCorrupt(f"{path}: row {row[0]} of table segments is damaged")
+    row = row[:-1]
+    return (*row[:2], None, *row[2:7], FIRST_BLOCK, row[7]) if format == 1 else row
 
 
 def insert_row(db: sqlite3.Connection, table: str, row: tuple[Any, ...]) -> None:

@@ -5,6 +5,7 @@
     segments/codec-<n>.safetensors   codecs of compressed segments, likewise
     commit                the number of the last acknowledged commit (see witness.py)
     lock                  held by the one writer, with its pid
+    quarantine/           what a repair took out (see repair.py)
 
 One commit is one SQLite transaction. A crash at any instant leaves the last committed state, and at
 most some segment files that no commit names; the next write removes them. Knows no scores.
@@ -38,6 +39,7 @@ from lateint.index.folder import (
     DATABASE,
     LOCK,
     OURS,
+    QUARANTINE,
     SEGMENTS,
     WITNESS,
     connect,
@@ -125,7 +127,7 @@ class Storage:
     @classmethod
     def _make(cls, path: Path, manifest: Manifest, lock: WriterLock) -> Storage:
         with writing(path):
-            for name in OURS - {SEGMENTS, LOCK}:
+            for name in OURS - {SEGMENTS, LOCK, QUARANTINE}:
                 (path / name).unlink(missing_ok=True)
             shutil.rmtree(path / SEGMENTS)
             (path / SEGMENTS).mkdir(exist_ok=True)
@@ -236,7 +238,7 @@ class Storage:
         segments: dict[int, Segment] = {}
         for row in segment_rows(self._db, manifest.format, self.database):
             known = previous.segments.get(row[0]) if previous else None
-            segments[row[0]] = known or self._open_segment(manifest.width, codecs, row)
+            segments[row[0]] = known or self.open_segment(manifest.width, codecs, row)
         snapshot = Snapshot(manifest, segments, codecs, self.catalog.tombstones())
         if snapshot.live.count != manifest.documents:
             raise IndexCorrupt(
@@ -250,25 +252,24 @@ class Storage:
         if manifest.format == 1:
             return codecs
         for row in self._db.execute("SELECT * FROM codecs ORDER BY number"):
-            if row_checksum(*row[:-1]) != row[-1]:
-                raise IndexCorrupt(f"{self.database}: row {row[0]} of table codecs is damaged")
-            number, nbits, centroids, tokens, energy, *sums = row[:-1]
-            known = previous.codecs.get(number) if previous else None
-            codecs[number] = known or CodecFile(
-                number,
-                nbits,
-                centroids,
-                tokens,
-                energy,
-                SegmentFile(self.codec_path(number), Checksums(*sums)),
-            )
+            known = previous.codecs.get(row[0]) if previous else None
+            codecs[row[0]] = known or self.open_codec(row)
         if manifest.codec and manifest.codec not in codecs:
             raise IndexCorrupt(f"{self.database}: has no row for codec {manifest.codec}")
         return codecs
 
-    def _open_segment(
+    def open_codec(self, row: tuple[Any, ...]) -> CodecFile:
+        """The codec of a row of the table codecs."""
+        if row_checksum(*row[:-1]) != row[-1]:
+            raise IndexCorrupt(f"{self.database}: row {row[0]} of table codecs is damaged")
+        number, nbits, centroids, tokens, energy, *sums = row[:-1]
+        file = SegmentFile(self.codec_path(number), Checksums(*sums))
+        return CodecFile(number, nbits, centroids, tokens, energy, file)
+
+    def open_segment(
         self, width: int, codecs: dict[int, CodecFile], row: tuple[Any, ...]
     ) -> Segment:
+        """The segment of a row that `segment_rows` gave."""
         number, kind, codec, documents, tokens, first, last, *sums = row
         path = self.segment_path(number)
         if kind not in KINDS:
