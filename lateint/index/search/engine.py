@@ -142,8 +142,8 @@ def _search(selection: Selection, queries: Tokens, settings: Settings) -> Iterat
             chosen = from_fde(group, queries, settings)
         elif not exact:
             chosen = candidates(group, asked, settings)
-        for own, query, places in zip(pieces, asked, chosen, strict=True):
-            own += _scored(group, query, places, threads, skip=exact)
+        for own, query, picked in zip(pieces, asked, chosen, strict=True):
+            own += _scored(group, query, picked, threads, skip=exact)
     for i, own in enumerate(pieces):
         found = _merged(own)
         if settings.rescore and not exact and selection.rescorable:
