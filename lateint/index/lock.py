@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from lateint.index.errors import IndexLocked, IndexWriteFailed
@@ -39,8 +40,9 @@ class WriterLock:
             if isinstance(error, BlockingIOError):
                 raise IndexLocked(path, holder) from None
             raise IndexWriteFailed(f"{path}: cannot be locked ({error.strerror})") from error
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, f"{self.pid}\n".encode(), 0)
+        with suppress(OSError):  # a full disk: the lock holds all the same, it only has no name on it
+            os.ftruncate(self._file, 0)
+            os.pwrite(self._file, f"{self.pid}\n".encode(), 0)
 
     @property
     def held(self) -> bool:
