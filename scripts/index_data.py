@@ -3,14 +3,14 @@
     python scripts/index_data.py DATA 10k|50k|pages|200k
 
 10k, 50k: real text tokens, see token_data.py (which must have run), with the tokeniser's word ids.
-pages:    2,000 pages of public PDFs (get_data.sh DATA train) of 300 to 1,000 words, as the page
-          reader that ships sees them; queries are titles out of the PDFs' outlines.
+pages:    at most 2,000 pages of public PDFs of 300 to 1,000 words, as the page reader that ships
+          sees them: those that bench_pages.py has read (DATA/bench), and more where
+          train_mini.py has read some (DATA/run); queries are titles out of the PDFs' outlines.
 200k:     synthetic: 200,000 documents of about 80 tokens, see `Synthetic`.
 
 Each is written once to DATA/bench_index/sets/<name>, with truth.npy: the 100 best documents for
-each query by exact MaxSim in float32, and facts.json with what the tokens are like. The readings
-of pages are kept (DATA/bench_index/readings), since reading is what takes long: remove the set to
-make its tokens again with newer weights of the context.
+each query by exact MaxSim in float32, and facts.json with what the tokens are like. Remove a
+set to make it again, with newer weights for instance.
 """
 
 from __future__ import annotations
@@ -99,28 +99,34 @@ def pages(data: Path, folder: Path, queries: int) -> None:
     from modalities.page import PageReader, PageText
 
     torch.set_num_threads(1)
-    readings, titles = read_pages(data)
+    first = sorted((data / "bench").glob("read-*.safetensors"), key=lambda p: p.stat().st_mtime)
+    if not first:
+        sys.exit(f"{data / 'bench'}: no readings of pages; run bench_pages.py --data {data} first")
+    titles = json.loads((data / "bench" / "english.json").read_text())["queries"]
     reader, asker = PageReader.shipped(), PageText.shipped()
-    values, lengths, wanted = [], [], []
+    tokens, wanted, kept = [], [], set()
     with torch.inference_mode():
-        for path in readings:
+        for path in (first[-1], data / "run" / "readings.safetensors"):
+            if not path.exists():
+                continue
             stored = load_file(path)
             sizes = np.diff(stored["offsets"].numpy()).tolist()
             split = zip(stored["vectors"].split(sizes), stored["boxes"].split(sizes), strict=True)
-            for vectors, boxes in split:
+            for number, (vectors, boxes) in enumerate(split):
+                if not FEWEST <= len(vectors) + 1 <= MOST or len(tokens) == PAGES:
+                    continue
                 mask = torch.ones(1, len(vectors), dtype=torch.bool)
                 seen = reader.layout(vectors[None].float(), geometry(boxes)[None], mask)
-                values.append(seen.tokens[0].half().numpy())
-                lengths.append(len(values[-1]))
-        random.Random(2).shuffle(titles)
-        for title in titles:
+                tokens.append(seen.tokens[0].half().numpy())
+                if path == first[-1]:
+                    kept.add(number)
+        asked = [t for t, found in titles if kept & set(found) and len(t.split()) >= 2]
+        random.Random(2).shuffle(asked)
+        for title in asked[:queries]:
             grid = asker(asker.prepare([title], "query"))
             wanted.append(grid.tokens[0][grid.mask[0]].numpy())
-            if len(wanted) == queries:
-                break
-    tokens = np.concatenate(values)
-    offsets = np.cumsum([0, *lengths], dtype=np.int64)
-    save(folder, tokens, offsets, nearest_words(tokens))
+    values = np.concatenate(tokens)
+    save(folder, values, np.cumsum([0, *map(len, tokens)]), nearest_words(values))
     save_queries(folder, wanted)
 
 
@@ -132,62 +138,6 @@ def nearest_words(tokens: Array, count: int = 4096) -> Array:
     return np.concatenate(
         [(tokens[i : i + 8192].astype(np.float32) @ table).argmax(1) for i in blocks]
     )
-
-
-def read_pages(data: Path) -> tuple[list[Path], list[str]]:
-    """Shards of readings (one a PDF) with PAGES pages in all, and titles that point to them."""
-    import page_data
-    import torch
-    from layout_data import clean_title, page_words
-    from read_pages import save_readings
-
-    from modalities import pdf
-    from modalities.page import PageReader
-    from modalities.reader import ink_of
-
-    torch.set_num_threads(1)
-    place = data / "bench_index" / "readings"
-    place.mkdir(parents=True, exist_ok=True)
-    reader = PageReader.shipped().reader
-    paths = page_data.pdfs(data, page_data.TRAINING)
-    random.Random(5).shuffle(paths)
-    shards: list[Path] = []
-    titles: list[str] = []
-    count = 0
-    for path in paths:
-        shard = place / (
-            hashlib.sha256(str(path.relative_to(data)).encode()).hexdigest()[:16] + ".safetensors"
-        )
-        note = shard.with_suffix(".json")
-        if not note.exists():
-            kept, readings, found = [], [], []
-            try:
-                outline = [(clean_title(e.title), e.page) for e in pdf.outline(path)]
-                if outline:
-                    numbers = list(range(1, min(pdf.page_count(path), 60) + 1))
-                    layers = pdf.glyphs(path, numbers)
-                    full = [n for n, g in layers if FEWEST <= len(page_words(g)[0]) <= MOST][:30]
-                    for page in pdf.pages(path, dpi=100, grey=True, numbers=full):
-                        with torch.inference_mode():
-                            reading = reader.read(ink_of(torch.from_numpy(np.array(page.image))))
-                        if FEWEST <= len(reading.boxes) <= MOST - 1:
-                            kept.append(page.number)
-                            readings.append(reading)
-                    found = [t for t, page in outline if page in kept and len(t.split()) >= 2]
-            except pdf.PdfError as error:
-                print(f"left out: {error}", file=sys.stderr)
-            if readings:
-                save_readings(kept, readings, shard)
-            note.write_text(json.dumps({"pages": len(kept), "titles": found}))
-        known = json.loads(note.read_text())
-        if known["pages"]:
-            shards.append(shard)
-            titles += known["titles"]
-            count += known["pages"]
-            print(f"{count} pages, {len(titles)} titles", file=sys.stderr, flush=True)
-        if count >= PAGES:
-            break
-    return shards, list(dict.fromkeys(titles))
 
 
 class Synthetic:

@@ -125,7 +125,7 @@ def _build(peer: Peer, documents: Documents, folder: Path) -> None:
         "cpu_s": round(_cpu() - cpu, 2),
         "peak_mib": round(max(resident()["peak_mib"], _children_peak_mib())),
         "before_mib": round(before),  # interpreter and libraries
-        "bytes": sum(f.stat().st_size for f in part.rglob("*") if f.is_file()),
+        "bytes": sum(f.stat().st_blocks * 512 for f in part.rglob("*") if f.is_file()),
         "threads": peer.threads,
         "version": version(peer.DISTRIBUTION),
         "day": time.strftime("%Y-%m-%d %H:%M"),
