@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from lateint.index.errors import BadDocument, IndexCorrupt, UnknownId
 from lateint.index.lexical import Lexical
 from lateint.index.manifest import row_checksum
 from lateint.index.tokens import IntArray
+
+Value = TypeVar("Value", int, str)
 
 ID_LIMIT = 4096  # characters
 METADATA_LIMIT = 1 << 20  # characters of JSON per document
@@ -88,13 +90,11 @@ class Catalog:
 
     def tombstones(self) -> IntArray:
         """Numbers of deleted documents that are still in segments, ascending."""
-        return np.asarray(
-            [n for (n,) in self._db.execute("SELECT doc FROM tombstones ORDER BY doc")], np.int64
-        )
+        return np.asarray(self._column("tombstones", "doc", int), np.int64)
 
     def keys(self) -> list[str]:
         """Metadata keys that `where` and `group_by` may name."""
-        return [key for (key,) in self._db.execute("SELECT key FROM keys ORDER BY key")]
+        return self._column("keys", "key", str)
 
     def insert(self, documents: Sequence[Document], texts: Sequence[str | None]) -> None:
         rows = [(d.number, d.id, d.tokens, d.metadata) for d in documents]
@@ -123,6 +123,13 @@ class Catalog:
         self._db.executemany("DELETE FROM texts WHERE doc = ?", each)
         self._db.executemany("INSERT INTO tombstones VALUES (?)", each)
         return tokens
+
+    def _column(self, table: str, name: str, kind: type[Value]) -> list[Value]:
+        """A column that has no checksum: its values are looked at. In their order."""
+        found = [value for (value,) in self._db.execute(f"SELECT {name} FROM {table} ORDER BY 1")]
+        if not all(isinstance(value, kind) for value in found):
+            raise IndexCorrupt(f"{self.path}: table {table} is damaged")
+        return found
 
     def _rows(self, where: str, *params: Any) -> Iterator[Document]:
         rows = self._db.execute(

@@ -96,8 +96,8 @@ class Filters:
             return sqlite3.SQLITE_OK
         if (
             action == sqlite3.SQLITE_READ
-            and first == "documents"
-            and second in ("doc", "metadata", "")
+            and str(first).lower() == "documents"
+            and str(second).lower() in ("doc", "metadata", "")
         ):
             return sqlite3.SQLITE_OK
         if action == sqlite3.SQLITE_FUNCTION and str(second).lower() in FUNCTIONS | {"->", "->>"}:

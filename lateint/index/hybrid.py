@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lateint.index.answers import Hit
-from lateint.index.errors import BadTokens
+from lateint.index.errors import BadTokens, IndexCorrupt
 from lateint.index.filters import check_key
 from lateint.index.fuse import Floats, check_fusion, ranks, rrf, weighted
 from lateint.index.search.rank import top
@@ -138,6 +138,8 @@ class _One:
                 **self.options,
             )[0]
             known = self.catalog.numbers([hit.id for hit in hits])
+            if len(known) < len(hits):
+                raise IndexCorrupt(f"{self.catalog.path}: does not find ids that it holds")
             listed = np.asarray([known[hit.id] for hit in hits], np.int64)
             numbers = np.union1d(worded, listed)
             rows = self.catalog.documents(numbers.tolist())

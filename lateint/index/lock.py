@@ -40,7 +40,7 @@ class WriterLock:
             if isinstance(error, BlockingIOError):
                 raise IndexLocked(path, holder) from None
             raise IndexWriteFailed(f"{path}: cannot be locked ({error.strerror})") from error
-        with suppress(OSError):  # a full disk: the lock holds all the same, it only has no name on it
+        with suppress(OSError):  # a full disk: the lock holds, without a name on it
             os.ftruncate(self._file, 0)
             os.pwrite(self._file, f"{self.pid}\n".encode(), 0)
 
