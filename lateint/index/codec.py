@@ -5,8 +5,14 @@ tokens are the kernels' (`lateint.index.kernels`).
 
     y = R x                          a random rotation evens out the dimensions; MaxSim does not see it
     code = nearest centroid to y     through coarse cells (`kmeans.Cells`)
-    level_d of (y - c_code)_d / scale_d    2^nbits int8 levels for all dimensions, fitted (Lloyd-Max)
-    y ~ c_code + scale * level
+    r = y - c_code, divided by its spread |r| / sqrt(D): every token then uses all of the levels
+    level_d of r_d / scale_d         2^nbits int8 levels for all dimensions, fitted (Lloyd-Max)
+    f                                the token's factor, one byte: 256 steps of equal ratio
+    y ~ c_code + f * scale * level
+
+The factor is not the spread again but the one that minimises |e|^2 + 64 <e, y>^2 / <y, y> for the
+error e that is left: the query token that a token is the best match of points its way, so an error
+along the token itself counts most (ScaNN's anisotropic loss, applied to the factor only).
 
 Everything that a search needs stays rotated: centroids and tokens; queries are rotated once.
 Centroids are int8 with one step each: at 16 sqrt(tokens) centroids float32 would cost up to a tenth
@@ -35,7 +41,8 @@ SAMPLE_BYTES = 192 << 20  # of float32: bounds the memory of training
 BLOCK = 65536  # tokens encoded together: bounds the memory of encoding
 FIT = 1 << 20  # residual numbers that levels are fitted to
 LARGEST = {1: 1, 2: 10, 4: 63}  # largest level; small ones keep the kernels' sums in 16 bits
-ARRAYS = ("rotation", "centroids", "steps", "scale", "levels", "boundaries")
+ALONG = 64.0  # weight of the error along the token: (D - 1) cos^2 / (1 - cos^2) at cosine 0.58
+ARRAYS = ("rotation", "centroids", "steps", "scale", "levels", "boundaries", "factors")
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +51,7 @@ class Codes:
 
     codes: npt.NDArray[np.uint16]  # (N,) their centroids
     packed: npt.NDArray[np.uint8]  # (N, D nbits / 8) their residuals, see kernels.PACKING
-    factor: Array | None = None  # (N,) correction of the residual's length; None: 1
+    factor: npt.NDArray[np.uint8]  # (N,) positions in Codec.factors
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -58,6 +65,8 @@ class Codec:
     whole: int8 (K, D) and steps: float32 (K,): the centroids, rotated.
     scale: float32 (D,); levels: int8 (2^nbits,), rising; boundaries: float32 (2^nbits - 1,) between
     them, in units of scale.
+    factors: float32 (256,), rising: what a token's factor byte stands for; kernels take
+    `codec.factors[encoded.factor]`.
     """
 
     rotation: F32
@@ -66,6 +75,7 @@ class Codec:
     scale: F32
     levels: npt.NDArray[np.int8]
     boundaries: F32
+    factors: F32
 
     @property
     def dim(self) -> int:
@@ -125,8 +135,11 @@ class Codec:
         whole = np.rint(trained / steps[:, None]).astype(np.int8)
         cells = kmeans.Cells.over(whole * steps[:, None])
         residuals = points - cells.centroids[cells.assign(points)]
+        spreads = spread(residuals)
+        factors = np.geomspace(*factor_range(spreads), 256).astype(np.float32)
+        residuals /= spreads[:, None]
         scale, levels, boundaries = fit(residuals, nbits, np.random.default_rng(seed))
-        return cls(rotation, whole, steps, scale, levels, boundaries)
+        return cls(rotation, whole, steps, scale, levels, boundaries, factors)
 
     def rotate(self, values: Array) -> F32:
         """Tokens or query tokens (N, D) as the codec sees them, float32 (N, D)."""
@@ -139,20 +152,40 @@ class Codec:
         values = checked(values, self.dim)
         codes = np.empty(len(values), np.uint16)
         packed = np.empty((len(values), kernels.packed_bytes(self.dim, self.nbits)), np.uint8)
+        factor = np.empty(len(values), np.uint8)
         for first in range(0, len(values), BLOCK):
             part = slice(first, first + BLOCK)
             rotated = self.rotate(values[part])
             codes[part] = self.cells.assign(rotated)
-            packed[part] = kernels.quantise(
-                rotated,
-                self.centroids,
-                codes[part],
-                self.scale,
-                self.boundaries,
-                nbits=self.nbits,
-                threads=threads,
-            )
-        return Codes(codes, packed)
+            packed[part], factor[part] = self._residuals(rotated, codes[part], threads)
+        return Codes(codes, packed, factor)
+
+    def _residuals(
+        self, rotated: F32, codes: npt.NDArray[np.uint16], threads: int
+    ) -> tuple[Array, Array]:
+        """Packed levels and factor bytes of rotated tokens (n, D)."""
+        residuals = rotated - self.centroids[codes]
+        along = np.einsum("nd,nd->n", rotated, residuals)
+        spreads = spread(residuals)
+        residuals /= spreads[:, None]
+        nowhere = np.zeros((1, self.dim), np.float32)  # what is coded is the residual itself
+        none = np.zeros(len(codes), np.uint16)
+        packed = kernels.quantise(
+            residuals,
+            nowhere,
+            none,
+            self.scale,
+            self.boundaries,
+            nbits=self.nbits,
+            threads=threads,
+        )
+        coded = kernels.reconstruct(none, packed, nowhere, self.scale, self.levels, threads=threads)
+        seen = np.einsum("nd,nd->n", rotated, coded)
+        weight = ALONG / np.maximum(np.einsum("nd,nd->n", rotated, rotated), 1e-12)
+        best = np.einsum("nd,nd->n", residuals, coded) * spreads + weight * along * seen
+        best /= np.einsum("nd,nd->n", coded, coded) + weight * seen * seen
+        middles = np.sqrt(self.factors[1:] * self.factors[:-1])
+        return packed, np.searchsorted(middles, best).astype(np.uint8)
 
     def decode(self, encoded: Codes, *, threads: int = 0) -> F32:
         """The tokens as the index knows them, (N, D) float32, in the caller's space.
@@ -164,7 +197,7 @@ class Codec:
             self.centroids,
             self.scale,
             self.levels,
-            encoded.factor,
+            self.factors[encoded.factor],
             threads=threads,
         )
         return np.asarray(rotated @ self.rotation.T, np.float32)
@@ -178,6 +211,7 @@ class Codec:
             "scale": self.scale,
             "levels": self.levels,
             "boundaries": self.boundaries,
+            "factors": self.factors,
         }
 
     @classmethod
@@ -201,19 +235,22 @@ class Codec:
         if len(levels) not in (2, 4, 16):
             raise ValueError(f"codec: has {len(levels)} levels; wanted 2, 4 or 16")
         boundaries = _array(arrays, "boundaries", np.float32, (len(levels) - 1,))
+        factors = _array(arrays, "factors", np.float32, (256,))
         probe = np.cos(np.arange(dim, dtype=np.float64))  # turning must not change a length
         length = np.linalg.norm(probe)
         if abs(np.linalg.norm(probe @ rotation) - length) > 1e-3 * length:
             raise ValueError("codec: rotation is not orthogonal")
-        if not (steps > 0).all() or not (scale > 0).all():
-            raise ValueError("codec: steps and scale must be above 0")
-        if not (np.diff(levels.astype(int)) > 0).all() or not (np.diff(boundaries) > 0).all():
-            raise ValueError("codec: levels and boundaries must rise")
+        for name, array in (("steps", steps), ("scale", scale), ("factors", factors)):
+            if not (array > 0).all():
+                raise ValueError(f"codec: {name} must be above 0")
+        for name, array in (("levels", levels), ("boundaries", boundaries), ("factors", factors)):
+            if not (array[1:] > array[:-1]).all():
+                raise ValueError(f"codec: {name} must rise")
         if int(levels[-1]) - int(levels[0]) > kernels.LEVEL_LIMIT * 2:
             raise ValueError(
                 f"codec: levels from {levels[0]} to {levels[-1]}; wanted within +-{kernels.LEVEL_LIMIT}"
             )
-        return cls(rotation, whole, steps, scale, levels, boundaries)
+        return cls(rotation, whole, steps, scale, levels, boundaries, factors)
 
 
 def default_centroids(tokens: int, sampled: int | None = None) -> int:
@@ -237,6 +274,21 @@ def rotate_at_random(dim: int, seed: int) -> F32:
     noise = np.random.default_rng(seed).standard_normal((dim, dim))
     turned, triangle = np.linalg.qr(noise)
     return np.ascontiguousarray(turned * np.sign(np.diag(triangle)), np.float32)
+
+
+def spread(residuals: F32) -> F32:
+    """Root of the mean square of each row, (n,), never 0."""
+    squares = np.einsum("nd,nd->n", residuals, residuals) / np.float32(residuals.shape[1])
+    return np.maximum(np.sqrt(squares), np.float32(1e-9))
+
+
+def factor_range(spreads: F32) -> tuple[float, float]:
+    """The smallest and largest factor that a byte can say: those of nearly all tokens of the
+    sample, with room for tokens that the sample has none of. 256 steps over a ratio of 50 are 1.5 %
+    each; a factor is off by 0.4 % then, an error far below that of the levels."""
+    low, high = np.quantile(spreads, [0.001, 0.999])
+    high = max(1.5 * float(high), 1e-6)
+    return max(0.5 * float(low), high / 50), high
 
 
 def fit(
@@ -265,16 +317,18 @@ def fit(
 def _lloyd_max(sizes: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.float64]:
     """`count` positive levels of the smallest squared error to `sizes` (sorted, >= 0)."""
     if not sizes[-1] > 0:
-        return np.arange(1, count + 1) - 0.5  # nothing is left to encode: any levels do
+        # nothing is left to encode: any levels do
+        return np.arange(1, count + 1, dtype=np.float64) - np.float64(0.5)
     totals = np.concatenate([[0], np.cumsum(sizes)])
-    levels = np.quantile(sizes, (np.arange(count) + 0.5) / count)
+    levels: npt.NDArray[np.float64] = np.quantile(sizes, (np.arange(count) + 0.5) / count)
     for _ in range(200):
         ends = np.searchsorted(sizes, (levels[1:] + levels[:-1]) / 2)
         ends = np.concatenate([[0], ends, [len(sizes)]])
         held = np.diff(ends)
         means = np.diff(totals[ends]) / np.maximum(held, 1)
         levels = np.where(held > 0, means, levels)
-    return np.asarray(np.maximum(levels, 1e-9), np.float64)
+    floored: npt.NDArray[np.float64] = np.maximum(levels, 1e-9)
+    return floored
 
 
 def checked(values: Array, dim: int | None) -> Array:
