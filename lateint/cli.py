@@ -91,7 +91,7 @@ def index(
     prune: Prune = False,
     as_json: Json = False,
 ) -> None:
-    """Make a collection of files, or bring it up to date: only what is new or changed is read."""
+    """Make a collection of files, or bring it up to date. Only what is new or changed is read."""
     from lateint.collection import Collection, canonical, exists
 
     for path in paths:
@@ -142,7 +142,7 @@ def search(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Print the pages that match best, with the query's words that matched."""
+    """Print the pages that match best, and which words matched."""
     given = [what for what in (query, image, queries) if what is not None]
     if len(given) != 1:
         raise typer.BadParameter("wanted one of QUERY, --image and --queries")
@@ -197,7 +197,7 @@ def delete(
     collection: Where = DEFAULT,
     as_json: Json = False,
 ) -> None:
-    """Take documents out of a collection; the files themselves stay where they are."""
+    """Take documents out of a collection. The files themselves stay where they are."""
     with _open(collection) as opened:
         gone = opened.remove(*names)
     if as_json:
@@ -240,6 +240,7 @@ def _summary(report: AddReport) -> str:
         f"{report.files_updated} updated" if report.files_updated else "",
         f"{report.files_unchanged} unchanged" if report.files_unchanged else "",
         f"{report.files_removed} removed" if report.files_removed else "",
+        f"{report.files_missing} gone (--prune removes them)" if report.files_missing else "",
         f"{len(report.problems)} problems" if report.problems else "",
         f"{report.documents} documents read in {report.seconds:.1f} s",
     ]

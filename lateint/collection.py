@@ -250,10 +250,13 @@ class Collection:
                 for error in unlisted:
                     ingest.problem(error.path, error.reason)
                 report = ingest.run(files)
-            if prune and not unlisted:
-                for record in self._ledger.vanished(wanted):
+            vanished = [] if unlisted else self._ledger.vanished(wanted)
+            if prune:
+                for record in vanished:
                     self._drop_file(index, record)
-                    report.files_removed += 1
+                report.files_removed = len(vanished)
+            else:
+                report.files_missing = len(vanished)
         return report
 
     def remove(self, *names: str) -> int:

@@ -48,13 +48,15 @@ class Problem:
 
 @dataclass
 class AddReport:
-    """What an `add` did. files_*: files new, changed, as before, gone; documents: pages, pictures
-    and parts that were encoded; blank: those of them with nothing to find on."""
+    """What an `add` did. files_*: files new, changed, as before; removed because they are gone;
+    missing: gone, but still in the collection. documents: pages, pictures and parts that were
+    encoded; blank: those of them with nothing to find on."""
 
     files_added: int = 0
     files_updated: int = 0
     files_unchanged: int = 0
     files_removed: int = 0
+    files_missing: int = 0
     documents: int = 0
     blank: int = 0
     seconds: float = 0.0

@@ -164,8 +164,10 @@ def test_json_of_every_command(run: Run, here: Path) -> None:
     more = run("add", "notes.txt", "--meta", "year=2025", "--json").json()
     assert (more["files_updated"], more["documents"]) == (1, 1)
     assert run("delete", "notes.txt", "--json").json() == {"deleted": 1}
-    (here / "größe [1].pdf").unlink()
+    (here / "größe [1].pdf").rename("renamed.pdf")
+    assert ", 1 gone (--prune removes them), " in run("index", ".").out
     assert run("index", ".", "--prune", "--json").json()["files_removed"] == 1
+    assert ", 1 gone" not in run("index", ".").out
 
 
 def test_asking_with_a_picture(run: Run, here: Path) -> None:

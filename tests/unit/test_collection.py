@@ -180,7 +180,8 @@ def test_vanished_files_go_only_when_asked(collection: Collection, papers: Path)
     collection.add(papers)
     (papers / "sub" / "more.pdf").unlink()
     (papers / "sun.png").unlink()
-    assert collection.add(papers).files_removed == 0
+    report = collection.add(papers)
+    assert (report.files_removed, report.files_missing) == (0, 2)
     assert collection.search("green", k=1)[0].id == "sub/more.pdf#page=1"
     assert collection.add(papers / "sub", prune=True).files_removed == 1  # sun.png is not below it
     assert set(collection.ids()) == {i for i in ALL if "more.pdf" not in i}
