@@ -38,6 +38,14 @@ class Reading:
     boxes: Tensor
     certainty: Tensor
 
+    def at(self, chosen: Tensor) -> Reading:
+        """The words at these indices, or under this mask."""
+        return Reading(self.vectors[chosen], self.boxes[chosen], self.certainty[chosen])
+
+    def ordered(self) -> Reading:
+        """In reading order."""
+        return self.at(reading_order(self.boxes))
+
 
 def _conv(
     inputs: int, outputs: int, size: tuple[int, int], stride: tuple[int, int], dilation: int = 1
@@ -94,17 +102,26 @@ class GlyphNet(nn.Module):
 
     @torch.inference_mode()
     def read(self, ink: Tensor) -> Reading:
-        """The words of one page. ink: (H, W) in 0..1, a page at about 100 dpi."""
+        """The words of one page. ink: (H, W) in 0..1, a page at about 100 dpi.
+
+        The page is read twice: as it is, and at half size, where the net sees whole letters of
+        large print (titles, slides) for a quarter of the cost. Each size answers for its heights.
+        """
+        fine = self._read_once(ink)
+        if min(ink.shape) < 2 * CELL[0]:
+            return fine
+        half = F.avg_pool2d(ink[None, None], 2, ceil_mode=True)[0, 0]
+        return join(fine, self._read_once(half), LARGE / len(ink))
+
+    def _read_once(self, ink: Tensor) -> Reading:
         top, left, printed = _printed(ink)
         if not printed.numel():
-            empty = torch.zeros(0, dtype=torch.float32, device=ink.device)
-            return Reading(empty.view(0, words.WIDTH), empty.view(0, 4), empty)
+            return _nothing(ink)
         features, maps = self(printed[None, None])
         presence = merge(torch.sigmoid(maps[0, 0].float()))
         row, column = torch.nonzero(presence > PRESENT, as_tuple=True)  # sorted by row, column
         if not len(row):
-            empty = torch.zeros(0, dtype=torch.float32, device=ink.device)
-            return Reading(empty.view(0, words.WIDTH), empty.view(0, 4), empty)
+            return _nothing(ink)
         here, before, after = (
             logits.float().softmax(1) for logits in self.characters(features[0, :, row, column].T)
         )
@@ -123,15 +140,53 @@ class GlyphNet(nn.Module):
         row, column = row + top // CELL[0], column + left // CELL[1]
         boxes = _boxes(row, column, word, tallness, ink.shape)
         letters = total(torch.ones_like(weight))
-        sure = mass / letters > SURE
-        chosen = torch.nonzero(sure)[:, 0][reading_order(boxes[sure])]
+        chosen = torch.nonzero(mass / letters > SURE)[:, 0]
         unit = F.normalize(vectors[chosen], dim=1)
-        return Reading(unit, boxes[chosen], (sums[:, 1] / mass)[chosen])
+        return Reading(unit, boxes[chosen], (sums[:, 1] / mass)[chosen]).ordered()
 
 
 PRESENT = 0.25  # a cell with less than this is no character's centre; lower: more noise is read
 SURE = 0.4  # mean presence of a word's characters below which it is background
+LARGE = 30.0  # pixels of a line's height from which print is read at half size
 LINE_LOW, LINE_HIGH = 0.56, 0.44  # of a line's height: from its middle up to its top, and down
+
+
+def _nothing(ink: Tensor) -> Reading:
+    empty = torch.zeros(0, dtype=torch.float32, device=ink.device)
+    return Reading(empty.view(0, words.WIDTH), empty.view(0, 4), empty)
+
+
+def join(fine: Reading, coarse: Reading, large: float) -> Reading:
+    """One reading of a page from two: lines lower than `large` (a fraction of the page's height)
+    as read at full size, higher ones as read at half size. Where both claim a place, as at the
+    parts of a large letter or in a blurred line of small ones, the surer one has it."""
+
+    def tall(reading: Reading) -> Tensor:
+        return reading.boxes[:, 3] - reading.boxes[:, 1]
+
+    fine, coarse = fine.at(tall(fine) < large), coarse.at(tall(coarse) >= large)
+    if not len(fine.boxes) or not len(coarse.boxes):
+        return fine if len(fine.boxes) else coarse
+    shared = _inside(fine.boxes, coarse.boxes) | _inside(coarse.boxes, fine.boxes).T  # (F, C)
+    surer = fine.certainty[:, None] >= coarse.certainty[None]
+    # a large word gives way only to words of its own width in number: one stray dot is not enough
+    wide = (fine.boxes[:, 2] - fine.boxes[:, 0])[:, None] * (shared & surer)
+    lost = wide.sum(0) > 0.5 * (coarse.boxes[:, 2] - coarse.boxes[:, 0])
+    coarse, shared = coarse.at(~lost), shared[:, ~lost]
+    fine = fine.at(~shared.any(1))
+    parts = zip(_fields(fine), _fields(coarse), strict=True)
+    return Reading(*(torch.cat(part) for part in parts)).ordered()
+
+
+def _fields(reading: Reading) -> tuple[Tensor, Tensor, Tensor]:
+    return reading.vectors, reading.boxes, reading.certainty
+
+
+def _inside(a: Tensor, b: Tensor) -> Tensor:
+    """Whether the middle of each box of a (A, 4) lies in each box of b (B, 4): (A, B) bool."""
+    x, y = (a[:, 0] + a[:, 2]) / 2, (a[:, 1] + a[:, 3]) / 2
+    across = (x[:, None] > b[None, :, 0]) & (x[:, None] < b[None, :, 2])
+    return across & (y[:, None] > b[None, :, 1]) & (y[:, None] < b[None, :, 3])
 
 
 def _printed(ink: Tensor) -> tuple[int, int, Tensor]:
