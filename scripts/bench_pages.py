@@ -1,12 +1,13 @@
 """Finds the page by its title: the page model beside what a user would do instead.
 
-    python scripts/bench_pages.py --data DATA [--tesseract-pages 12]
+    python scripts/bench_pages.py --data DATA [--tesseract-pages 12] [--tesseract-document 3]
 
 Pages: all of the English PDFs of the development packages. Queries: their outline titles of two
 words or more, numbering stripped; the page a title points to answers it. Rows: BM25 on the true
 text layer; MaxSim on the true words (what the model would reach if it read without error); the
 model on pixels alone, multi-vector and single-vector; and the time of Tesseract for the same
-pages, with its own threads and with one (OMP_THREAD_LIMIT=1), whichever is faster for it.
+pages, with its own threads and with one (OMP_THREAD_LIMIT=1), whichever is faster for it. What
+Tesseract with BM25 finds is measured on the pages of one document, since all would take hours.
 The bound: reading needs 8 GMAC a page, about 0.06 s at one core's fp32 peak of 139 GFLOP/s.
 """
 
@@ -19,7 +20,9 @@ import shutil
 import statistics
 import subprocess
 import tempfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import bm25s
@@ -47,6 +50,7 @@ ENGLISH = (
     "debian-history/usr/share/doc/debian-history/docs/project-history.en.pdf",
 )
 DEVELOPMENT = tuple(dict.fromkeys(name.split("/")[0] for name in ENGLISH))
+DRAWING = threading.Lock()
 MEASURES = (nDCG @ 5, R @ 1, R @ 10, RR @ 10)
 
 
@@ -63,12 +67,16 @@ def evaluate(
     return {str(m): round(found[m], 4) for m in MEASURES}
 
 
-def bm25(corpus: Corpus, queries: list[list[str]]) -> np.ndarray:
-    """BM25 (Lucene's, bm25s defaults) over the folded words of the text layer."""
-    pages = [
+def layer(corpus: Corpus) -> list[list[str]]:
+    """The folded words of each page's text layer."""
+    return [
         [corpus.vocabulary[i] for i in corpus.ids[s:e]]
         for s, e in zip(corpus.offsets[:-1], corpus.offsets[1:], strict=True)
     ]
+
+
+def bm25(pages: list[list[str]], queries: list[list[str]]) -> np.ndarray:
+    """BM25 (Lucene's, bm25s defaults) over the words of pages."""
     index = bm25s.BM25()
     index.index(pages, show_progress=False)
     return np.stack([index.get_scores(query) for query in queries])
@@ -182,6 +190,28 @@ def speed(paths: list[Path], count: int) -> dict[str, float]:
     }
 
 
+def recognised(pages: list[tuple[Path, int]]) -> list[list[str]]:
+    """Folded words of each page (file, number) as Tesseract reads it at 150 dpi, two at a time."""
+
+    def one(page: tuple[Path, int], folder: str) -> list[str]:
+        path, number = page
+        picture = Path(folder) / f"{number}.png"
+        with DRAWING:  # pdfium draws for one thread at a time
+            next(pdf.pages(path, dpi=150, grey=True, numbers=[number])).image.save(picture)
+        command = ["tesseract", str(picture), "-", "--dpi", "150"]
+        done = subprocess.run(
+            command,
+            env=os.environ | {"OMP_THREAD_LIMIT": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            check=True,
+        )
+        return [w for w, _, _ in words.split(done.stdout.decode("utf-8", "replace"))]
+
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
+        return list(pool.map(lambda page: one(page, folder), pages))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -197,7 +227,8 @@ def main() -> None:
     parser.add_argument(
         "--single", type=Path, help="a context trained with the single-vector head alone"
     )
-    parser.add_argument("--tesseract-pages", type=int, default=0)
+    parser.add_argument("--tesseract-pages", type=int, default=0, help="to time it on")
+    parser.add_argument("--tesseract-document", type=int, help="number in ENGLISH, to search in")
     parser.add_argument("--record", action="store_true", help="append to scripts/results/")
     args = parser.parse_args()
     args.cache.mkdir(parents=True, exist_ok=True)
@@ -214,13 +245,15 @@ def main() -> None:
     queries = [[w for w, _, _ in words.split(text)] for text, _ in asked]
     qrels = {f"q{i}": {names[p]: 1 for p in pages} for i, (_, pages) in enumerate(asked)}
     table: dict[str, dict[str, float]] = {}
+    scored: dict[str, np.ndarray] = {}
 
     def show(row: str, scores: np.ndarray) -> None:
+        scored[row] = scores
         table[row] = evaluate(qrels, scores, names)
         print(f"{row:44}", table[row], flush=True)
 
     print(f"{len(names)} pages, {len(queries)} queries")
-    show("BM25, true text layer", bm25(corpus, queries))
+    show("BM25, true text layer", bm25(layer(corpus), queries))
 
     def sides(path: Path | None) -> tuple[LayoutContext, QueryContext]:
         if path is None:
@@ -266,6 +299,24 @@ def main() -> None:
             )
         base = table["BM25, true text layer"]["nDCG@5"]
         facts["of_bm25"] = round(table["model on pixels, multi-vector"]["nDCG@5"] / base, 3)
+    if args.tesseract_document is not None and shutil.which("tesseract"):
+        inside = np.flatnonzero(corpus.document == args.tesseract_document)
+        mine = [i for i, (_, pages) in enumerate(asked) if pages[0] in inside]
+        numbered = [int(corpus.names[p].rpartition("=")[2]) for p in inside]
+        found = recognised([(paths[args.tesseract_document], number) for number in numbered])
+        some = {f"q{i}": qrels[f"q{i}"] for i in mine}
+        rows = {row: scores[np.ix_(mine, inside)] for row, scores in scored.items()}
+        rows["BM25, true text layer"] = bm25(
+            [layer(corpus)[p] for p in inside], [queries[i] for i in mine]
+        )
+        rows["BM25, Tesseract's text"] = bm25(found, [queries[i] for i in mine])
+        kept = [names[p] for p in inside]
+        facts["one_document"] = {
+            "file": paths[args.tesseract_document].name,
+            "pages": len(inside),
+            "queries": len(mine),
+            "table": {row: evaluate(some, scores, kept) for row, scores in rows.items()},
+        }
     if args.tesseract_pages and shutil.which("tesseract"):
         facts["seconds"] = speed(paths, args.tesseract_pages)
     print(facts)
