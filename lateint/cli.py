@@ -132,6 +132,9 @@ def search(
         str | None,
         typer.Option(help="Metadata key: only the best hit of each value (path: of each file)."),
     ] = None,
+    hybrid: Annotated[
+        bool, typer.Option("--hybrid", help="Fuse with BM25 over text layers and texts.")
+    ] = False,
     queries: Annotated[
         Path | None,
         typer.Option(help='Answer a file of queries, a line each: {"id": ..., "text": ...}.'),
@@ -148,11 +151,15 @@ def search(
         raise typer.BadParameter("wanted one of QUERY, --image and --queries")
     if run is not None and queries is None:
         raise typer.BadParameter("--run goes with --queries")
+    if hybrid and query is None:
+        raise typer.BadParameter("--hybrid goes with QUERY")
     with _open(collection) as opened:
         if queries is not None:
             _answer(opened, queries, run, k or 100, where, group_by, as_json)
             return
-        hits = opened.search(query, k or 10, image=image, where=where, group_by=group_by)
+        hits = opened.search(
+            query, k or 10, image=image, where=where, group_by=group_by, hybrid=hybrid
+        )
         unread = query is not None and not hits and not opened.model.reads(query)
     if as_json:
         _print_json(

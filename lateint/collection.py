@@ -320,6 +320,7 @@ class Collection:
         params: Sequence[Any] = (),
         group_by: str | None = None,
         words: bool = True,
+        hybrid: bool = False,
     ) -> list[Hit]:
         """The k best documents for a text, or for a picture, best first.
 
@@ -329,14 +330,24 @@ class Collection:
         where, params: only documents whose metadata fulfil this SQL expression:
         `where="path like ? and page < 10", params=["reports/%"]`. group_by: a metadata key; only the
         best document for each of its values is a hit ("path": the best page of each file). words:
-        say which words matched, and where; costs some milliseconds a hit.
+        say which words matched, and where; costs some milliseconds a hit. hybrid: fuse (by ranks) what
+        the model finds with BM25 over the text that documents carry (text layers, texts); the score
+        is then of the fusion, and a text of which the model reads nothing is found by its words.
         """
         if (query is None) == (image is None):
             raise CollectionError("search: wanted either a query text or image=, and not both")
         if query is not None:
             return self.search_many(
-                [query], k, where=where, params=params, group_by=group_by, words=words
+                [query],
+                k,
+                where=where,
+                params=params,
+                group_by=group_by,
+                words=words,
+                hybrid=hybrid,
             )[0]
+        if hybrid:
+            raise CollectionError("search: hybrid goes with a query text, a picture has no words")
         asked = self.model.encode_picture(image)
         found = self._index.search(asked, k, where=where, params=params, group_by=group_by)[0]
         return [self._hit(hit) for hit in found]
@@ -350,6 +361,7 @@ class Collection:
         params: Sequence[Any] = (),
         group_by: str | None = None,
         words: bool = False,
+        hybrid: bool = False,
     ) -> list[list[Hit]]:
         """Like `search` for many texts at once, which is faster than one by one."""
         for place, query in enumerate(queries):
@@ -358,9 +370,16 @@ class Collection:
         if not queries:
             return []
         asked = self.model.encode_queries(queries)
-        found = self._index.search(asked, k, where=where, params=params, group_by=group_by)
+        found: list[list[IndexHit]]
+        if hybrid:
+            fused = self._index.search_hybrid(
+                asked, queries, k, where=where, params=params, group_by=group_by
+            )
+            found = [[*row] for row in fused]
+        else:
+            found = self._index.search(asked, k, where=where, params=params, group_by=group_by)
         hits = [
-            [self._hit(hit) for hit in row] if self.model.reads(query) else []
+            [self._hit(hit) for hit in row] if hybrid or self.model.reads(query) else []
             for query, row in zip(queries, found, strict=True)
         ]
         if not words:
