@@ -15,7 +15,7 @@ from lateint.index.forecast import Rates, forecast
 
 # Builds an index in a process of its own: its peak of memory is that of the build.
 BUILD = """
-import json, resource, sys, time
+import json, sys, time
 import numpy as np
 from index_helpers import matrix
 from lateint.index import Index
@@ -37,7 +37,9 @@ start = time.process_time()
 with Index.build(path, batches(), dim, **options) as index:
     seconds = time.process_time() - start
     info = index.info()
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+# VmHWM, not ru_maxrss: Linux hands the latter down from the process that started this one
+status = open('/proc/self/status').read()
+peak = int(status.split('VmHWM:')[1].split()[0]) * 1024
 with Index.open(path) as index:
     queries = [kinds[:32]] * 2
     index.search(queries[:1])
