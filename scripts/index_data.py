@@ -151,9 +151,9 @@ class Synthetic:
     document, and some words from elsewhere.
     """
 
-    WORDS, SUBJECTS, OWN, DIM = 20_000, 1_000, 400, 128
-    COMMON, WORD, SUBJECT, DOCUMENT, NOISE = 0.25, 1.0, 0.35, 0.35, 0.55
-    ZIPF, SPECTRUM = 1.0, 0.35
+    WORDS, SUBJECTS, OWN, DIM = 5_000, 1_000, 200, 128
+    COMMON, WORD, SUBJECT, DOCUMENT, NOISE = 0.3, 1.0, 0.35, 0.22, 0.4
+    ZIPF, SPECTRUM = 1.1, 0.35
 
     def __init__(self, seed: int = 11) -> None:
         self.rng = np.random.default_rng(seed)
