@@ -12,6 +12,7 @@ This module knows pixels and characters; what surrounds a word, and retrieval, a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ DPI = 100
 CHANNELS = (16, 16, 32, 48, 112)
 DILATIONS = (1, 2, 4, 8)  # along the line, in cells: the last sees 30 pixels to either side
 HIDDEN = 192
+LAST = torch.channels_last
 
 
 @dataclass
@@ -47,17 +49,36 @@ class Reading:
         return self.at(reading_order(self.boxes))
 
 
-def _conv(
-    inputs: int, outputs: int, size: tuple[int, int], stride: tuple[int, int], dilation: int = 1
-) -> nn.Sequential:
-    padding = (size[0] // 2, size[1] // 2 * dilation)
-    return nn.Sequential(
-        nn.Conv2d(
-            inputs, outputs, size, stride, padding=padding, dilation=(1, dilation), bias=False
-        ),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(inplace=True),
-    )
+class _Conv(nn.Sequential):
+    """Convolution, batch norm, ReLU. Without gradients in eval mode they are one convolution in
+    channels-last layout, which is almost twice as fast on a CPU; folding the norm into the weights
+    takes microseconds, so nothing is kept that could go stale."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        size: tuple[int, int],
+        stride: tuple[int, int],
+        dilation: int = 1,
+    ) -> None:
+        padding = (size[0] // 2, size[1] // 2 * dilation)
+        self.how = (stride, padding, (1, dilation))
+        super().__init__(
+            nn.Conv2d(inputs, outputs, size, *self.how, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W)
+        if self.training or torch.is_grad_enabled():
+            return cast(Tensor, super().forward(x))
+        conv, norm = cast(nn.Conv2d, self[0]), cast(nn.BatchNorm2d, self[1])
+        mean, spread = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+        scale = norm.weight * torch.rsqrt(spread + norm.eps)
+        weight = (conv.weight * scale[:, None, None, None]).contiguous(memory_format=LAST)
+        x = x.contiguous(memory_format=LAST)
+        return F.conv2d(x, weight, norm.bias - mean * scale, *self.how).relu_()
 
 
 class GlyphNet(nn.Module):
@@ -71,13 +92,13 @@ class GlyphNet(nn.Module):
         super().__init__()
         c = CHANNELS
         self.stem = nn.Sequential(
-            _conv(1, c[0], (5, 5), (2, 2)),
-            _conv(c[0], c[1], (3, 3), (1, 1)),
-            _conv(c[1], c[2], (3, 3), (2, 1)),
-            _conv(c[2], c[3], (3, 3), (1, 1)),
-            _conv(c[3], c[4], (3, 3), (2, 1)),
+            _Conv(1, c[0], (5, 5), (2, 2)),
+            _Conv(c[0], c[1], (3, 3), (1, 1)),
+            _Conv(c[1], c[2], (3, 3), (2, 1)),
+            _Conv(c[2], c[3], (3, 3), (1, 1)),
+            _Conv(c[3], c[4], (3, 3), (2, 1)),
         )
-        self.line = nn.ModuleList(_conv(c[4], c[4], (1, 3), (1, 1), d) for d in DILATIONS)
+        self.line = nn.ModuleList(_Conv(c[4], c[4], (1, 3), (1, 1), d) for d in DILATIONS)
         self.centre = nn.Conv2d(c[4], 2, 1)  # logit of a character's centre, log of its height
         self.hidden = nn.Linear(c[4], HIDDEN)
         self.classes = nn.Linear(HIDDEN, words.CLASSES + 2 * words.NEIGHBOURS)
@@ -147,7 +168,7 @@ class GlyphNet(nn.Module):
 
 PRESENT = 0.25  # a cell with less than this is no character's centre; lower: more noise is read
 SURE = 0.4  # mean presence of a word's characters below which it is background
-LARGE = 30.0  # pixels of a line's height from which print is read at half size
+LARGE = 24.0  # pixels of a line's height from which print is read at half size
 LINE_LOW, LINE_HIGH = 0.56, 0.44  # of a line's height: from its middle up to its top, and down
 
 

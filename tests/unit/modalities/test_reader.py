@@ -39,7 +39,7 @@ def net(shipped: LateInteractionModel) -> GlyphNet:
 
 
 def test_it_reads_what_is_printed_and_where(net: GlyphNet) -> None:
-    reading = net.read(ink_of(_grey(printed())))
+    reading = net.read(ink_of(_grey(printed(points=12))))
     true = [word for line in SENTENCES for word, _, _ in words.split(line)]
     best = (words.vectors(true) @ reading.vectors.T).max(1).values
     assert (best > 0.8).float().mean() > 0.75, [
@@ -54,7 +54,7 @@ def test_it_reads_what_is_printed_and_where(net: GlyphNet) -> None:
     places = (words.vectors(once) @ reading.vectors.T).argmax(1)
     assert (places[1:] > places[:-1]).float().mean() > 0.85
     gauge = reading.boxes[int((words.vectors(["gauge"]) @ reading.vectors.T).argmax())]
-    font = ImageFont.load_default(11 * 100 / 72)
+    font = ImageFont.load_default(12 * 100 / 72)
     left = 60 + font.getlength("The rain ")
     lies = torch.tensor([left / 827, 50 / 400, (left + font.getlength("gauge")) / 827, 75 / 400])
     assert torch.allclose(gauge, lies, atol=0.04)
