@@ -1,19 +1,30 @@
 #!/bin/sh
-# Public document packages (Debian) into DATA/pkg/<package>, unpacked, not installed.
-#   scripts/get_data.sh DATA [train|dev|all]
-# Without apt: put the same folders there by other means; the Python scripts only look at DATA/pkg.
+# Public document packages (Debian) into DATA/pkg/<package> and font packages into
+# DATA/fonts/<package>, unpacked, not installed.
+#   scripts/get_data.sh DATA [train|dev|fonts|all]
+# Without apt: put the same folders there by other means; the Python scripts only look at DATA.
 set -eu
 data=${1:?folder}; what=${2:-all}
 train="texlive-publishers-doc texlive-pictures-doc texlive-latex-recommended-doc texlive-science-doc
 texlive-humanities-doc texlive-lang-english r-doc-pdf erlang-doc db5.3-doc linuxcnc-doc-en pari-doc"
 dev="octave-doc installation-guide-amd64 packaging-tutorial debian-history live-manual-pdf lure-of-the-temptress"
-case $what in train) list=$train ;; dev) list=$dev ;; *) list="$train $dev" ;; esac
-mkdir -p "$data/debs" "$data/pkg"
-cd "$data/debs"
-for package in $list; do
-  [ -d "../pkg/$package" ] && continue
-  apt-get download "$package"
-  mkdir -p "../pkg/$package.part"
-  dpkg -x "$package"_*.deb "../pkg/$package.part"
-  mv "../pkg/$package.part" "../pkg/$package"
-done
+fonts="fonts-dejavu-core fonts-dejavu-extra fonts-liberation fonts-liberation2 fonts-lato
+fonts-roboto-unhinted fonts-open-sans fonts-crosextra-carlito fonts-crosextra-caladea fonts-urw-base35
+fonts-cantarell fonts-freefont-ttf fonts-linuxlibertine fonts-ebgaramond fonts-inter fonts-firacode
+fonts-noto-core fonts-hack fonts-cabin fonts-comfortaa fonts-junicode fonts-lmodern fonts-quicksand
+fonts-jetbrains-mono fonts-sil-gentium fonts-sil-charis fonts-league-spartan fonts-karla fonts-gfs-didot
+fonts-tuffy"
+fetch() { # a folder of DATA, then packages
+  folder=$1; shift
+  mkdir -p "$data/debs" "$data/$folder"
+  for package in "$@"; do
+    [ -d "$data/$folder/$package" ] && continue
+    (cd "$data/debs" && apt-get download "$package")
+    mkdir -p "$data/$folder/$package.part"
+    dpkg -x "$data/debs/$package"_*.deb "$data/$folder/$package.part"
+    mv "$data/$folder/$package.part" "$data/$folder/$package"
+  done
+}
+case $what in train|all) fetch pkg $train; fetch fonts $fonts ;; esac
+case $what in dev|all) fetch pkg $dev ;; esac
+case $what in fonts) fetch fonts $fonts ;; esac

@@ -5,8 +5,8 @@
 
 Stages, each by its name as well; what is there already is not made again, and what was cut off
 resumes:
-    read      pixels -> characters and words                    RUN/read/reader.safetensors
     collect   words, boxes and outline titles of text layers    RUN/corpus.safetensors
+    read      pixels -> characters and words                    RUN/read/reader.safetensors
     spelt     context of words, spelt from the text layer       RUN/spelt/context.safetensors
     gather    what the reader sees on the pages of the corpus   RUN/readings.safetensors
     seen      context of words, as the reader saw them          RUN/seen/context.safetensors
@@ -29,6 +29,7 @@ import numpy as np
 import pack
 import page_data
 import read_pages
+import synthetic_pages
 import torch
 import train_context
 from torch.nn import functional as F
@@ -42,15 +43,20 @@ SEED = 7
 
 
 class Crops(IterableDataset[Any]):
-    """Batches of crops; the seed moves with the step that training resumes from."""
+    """Batches of crops, half of public pages and half of pages drawn from fonts; the seed moves
+    with the step that training resumes from."""
 
-    def __init__(self, paths: list[Path], batch: int, seed: int) -> None:
-        self.paths, self.batch, self.seed = paths, batch, seed
+    def __init__(self, args: argparse.Namespace, batch: int, seed: int) -> None:
+        self.paths = page_data.pdfs(args.data, page_data.TRAINING)
+        self.corpus, self.fonts = collect(args), args.data / "fonts"
+        self.batch, self.seed = batch, seed
 
     def __iter__(self) -> Iterator[Any]:
-        stream = page_data.crops(self.paths, CROP, self.seed)
+        real = page_data.crops(self.paths, CROP, self.seed)
+        corpus = layout_data.Corpus.load(self.corpus)
+        drawn = synthetic_pages.crops(self.fonts, corpus, CROP, self.seed)
         while True:
-            yield collate([next(stream) for _ in range(self.batch)])
+            yield collate([next(drawn if i % 2 else real) for i in range(self.batch)])
 
 
 def collate(crops: list[page_data.Crop]) -> dict[str, torch.Tensor]:
@@ -112,13 +118,12 @@ def reading_loss(
 
 
 def read(args: argparse.Namespace) -> Path:
-    """Pixels to characters: crops of rendered pages, labelled by their text layer."""
+    """Pixels to characters: crops of rendered and drawn pages, labelled by their text layer."""
     torch.manual_seed(SEED)
     net = GlyphNet().to(memory_format=torch.channels_last)
     run = Run(args.out / "read", net, 3e-3, args.read_steps, name="reader", weight_decay=0.01)
     if run.step < run.steps:
-        paths = page_data.pdfs(args.data, page_data.TRAINING)
-        crops = Crops(paths, 8, SEED + run.step)
+        crops = Crops(args, 8, SEED + run.step)
         net.train()
         for batch in DataLoader(crops, batch_size=None, num_workers=1, prefetch_factor=8):
             loss, facts = reading_loss(net, batch)
