@@ -12,6 +12,7 @@ import numpy as np
 from lateint.index.catalog import check_ids, check_text, encode_metadata, some
 from lateint.index.errors import BadDocument, DuplicateId
 from lateint.index.manifest import Manifest
+from lateint.index.pooling import pool_tokens
 from lateint.index.tokens import Tokens, as_tokens, shortened, to_half
 
 
@@ -38,7 +39,7 @@ def check_batch(
     """
     names = check_ids(ids)
     tokens = shortened(as_tokens(docs, manifest.dim, "document"), manifest.width)
-    tokens = to_half(tokens, "document")
+    tokens = to_half(pool_tokens(tokens, manifest.options.pool_factor), "document")
     if len(tokens) != len(names):
         raise BadDocument(f"got {len(names)} ids and {len(tokens)} documents; wanted one id each")
     _check_unique(names)
