@@ -3,7 +3,8 @@
     python scripts/bench_pages.py --data DATA [--tesseract-pages 12] [--tesseract-document 3]
 
 Pages: all of the English PDFs of the development packages. Queries: their outline titles of two
-words or more, numbering stripped; the page a title points to answers it. Rows: BM25 on the true
+words or more, numbering stripped, answered by the page a title points to; and phrases out of the
+body, answered by all pages that hold their words, where BM25 is at its best. Rows: BM25 on the true
 text layer; MaxSim on the true words (what the model would reach if it read without error); the
 model on pixels alone, multi-vector and single-vector; and the time of Tesseract for the same
 pages, with its own threads and with one (OMP_THREAD_LIMIT=1), whichever is faster for it. What
@@ -22,6 +23,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -51,6 +53,7 @@ ENGLISH = (
 )
 DEVELOPMENT = tuple(dict.fromkeys(name.split("/")[0] for name in ENGLISH))
 DRAWING = threading.Lock()
+PHRASES = 400
 MEASURES = (nDCG @ 5, R @ 1, R @ 10, RR @ 10)
 
 
@@ -65,6 +68,26 @@ def evaluate(
     }
     found = ir_measures.calc_aggregate(MEASURES, qrels, run)
     return {str(m): round(found[m], 4) for m in MEASURES}
+
+
+def phrases(corpus: Corpus, count: int, seed: int) -> list[tuple[list[str], list[int]]]:
+    """Runs of five to eight words out of the body of random pages, of which at least two are found
+    on few pages, with all pages that hold every word of the run."""
+    rng, sets = random.Random(seed), [set(page) for page in layer(corpus)]
+    pages = range(len(sets))
+    common: Counter[str] = Counter(word for page in sets for word in page)
+    found: list[tuple[list[str], list[int]]] = []
+    while len(found) < count:
+        page = rng.choice(pages)
+        start, end = corpus.offsets[page : page + 2]
+        length = rng.randint(5, 8)
+        if end - start < 60:
+            continue
+        first = rng.randrange(start, end - length)
+        run = [corpus.vocabulary[i] for i in corpus.ids[first : first + length]]
+        if sum(common[word] < 0.05 * len(sets) and len(word) > 3 for word in run) >= 2:
+            found.append((run, [p for p in pages if sets[p].issuperset(run)]))
+    return found
 
 
 def layer(corpus: Corpus) -> list[list[str]]:
@@ -242,17 +265,22 @@ def main() -> None:
     corpus = Corpus.load(kept)
     names = [f"{corpus.document[i]}/{name}" for i, name in enumerate(corpus.names)]
     asked = [(text, pages) for text, pages in corpus.queries if len([*words.split(text)]) >= 2]
-    queries = [[w for w, _, _ in words.split(text)] for text, _ in asked]
+    titles = [[w for w, _, _ in words.split(text)] for text, _ in asked]
     qrels = {f"q{i}": {names[p]: 1 for p in pages} for i, (_, pages) in enumerate(asked)}
+    inner = phrases(corpus, PHRASES, seed=5)
+    inner_qrels = {f"p{i}": {names[p]: 1 for p in pages} for i, (_, pages) in enumerate(inner)}
+    queries = titles + [text for text, _ in inner]
     table: dict[str, dict[str, float]] = {}
+    inner_table: dict[str, dict[str, float]] = {}
     scored: dict[str, np.ndarray] = {}
 
     def show(row: str, scores: np.ndarray) -> None:
         scored[row] = scores
-        table[row] = evaluate(qrels, scores, names)
-        print(f"{row:44}", table[row], flush=True)
+        table[row] = evaluate(qrels, scores[: len(titles)], names)
+        inner_table[row] = evaluate(inner_qrels, scores[len(titles) :], names)
+        print(f"{row:38} titles  {table[row]}\n{'':38} phrases {inner_table[row]}", flush=True)
 
-    print(f"{len(names)} pages, {len(queries)} queries")
+    print(f"{len(names)} pages, {len(titles)} titles, {len(inner)} phrases")
     show("BM25, true text layer", bm25(layer(corpus), queries))
 
     def sides(path: Path | None) -> tuple[LayoutContext, QueryContext]:
@@ -278,7 +306,7 @@ def main() -> None:
     multi, single, _ = model_scores(layout, query, spelt, queries)
     show("model on true words, multi-vector", multi)
     show("model on true words, single vector", single)
-    facts: dict[str, object] = {"pages": len(names), "queries": len(queries)}
+    facts: dict[str, object] = {"pages": len(names), "queries": len(titles), "phrases": inner_table}
     weights = args.reader
     if weights is None:
         import modalities
