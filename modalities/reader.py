@@ -178,25 +178,28 @@ def _nothing(ink: Tensor) -> Reading:
 
 
 def join(fine: Reading, coarse: Reading, large: float) -> Reading:
-    """One reading of a page from two: lines lower than `large` (a fraction of the page's height)
-    as read at full size, higher ones as read at half size. Where both claim a place, as at the
-    parts of a large letter or in a blurred line of small ones, the surer one has it."""
+    """One reading of a page from two: as read at full size, and at half size for lines of `large`
+    (a fraction of the page's height) and more.
 
-    def tall(reading: Reading) -> Tensor:
-        return reading.boxes[:, 3] - reading.boxes[:, 1]
-
-    fine, coarse = fine.at(tall(fine) < large), coarse.at(tall(coarse) >= large)
+    Where both claim a place the surer one has it; at full size nothing is sure of large print, yet
+    what only it has seen stays, since the two do not agree to the pixel on what is large.
+    """
+    coarse = coarse.at(_tall(coarse) >= large)
     if not len(fine.boxes) or not len(coarse.boxes):
         return fine if len(fine.boxes) else coarse
     shared = _inside(fine.boxes, coarse.boxes) | _inside(coarse.boxes, fine.boxes).T  # (F, C)
-    surer = fine.certainty[:, None] >= coarse.certainty[None]
-    # a large word gives way only to words of its own width in number: one stray dot is not enough
-    wide = (fine.boxes[:, 2] - fine.boxes[:, 0])[:, None] * (shared & surer)
-    lost = wide.sum(0) > 0.5 * (coarse.boxes[:, 2] - coarse.boxes[:, 0])
-    coarse, shared = coarse.at(~lost), shared[:, ~lost]
-    fine = fine.at(~shared.any(1))
+    sure = fine.certainty - 0.5 * (_tall(fine) >= large)
+    # a large word gives way only to words of half its width: a stray dot in it is not enough
+    wide = (fine.boxes[:, 2] - fine.boxes[:, 0])[:, None]
+    against = (wide * (shared & (sure[:, None] >= coarse.certainty[None]))).sum(0)
+    stays = against <= 0.5 * (coarse.boxes[:, 2] - coarse.boxes[:, 0])
+    coarse, fine = coarse.at(stays), fine.at(~shared[:, stays].any(1))
     parts = zip(_fields(fine), _fields(coarse), strict=True)
     return Reading(*(torch.cat(part) for part in parts)).ordered()
+
+
+def _tall(reading: Reading) -> Tensor:
+    return reading.boxes[:, 3] - reading.boxes[:, 1]
 
 
 def _fields(reading: Reading) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,8 +7,17 @@ from torch import Tensor
 
 from lateint.model import LateInteractionModel
 from modalities import words
-from modalities.page import _grey
-from modalities.reader import CELL, GlyphNet, ink_of, line_numbers, merge, reading_order
+from modalities.page import PageReader, _grey
+from modalities.reader import (
+    CELL,
+    GlyphNet,
+    Reading,
+    ink_of,
+    join,
+    line_numbers,
+    merge,
+    reading_order,
+)
 
 SENTENCES = [
     "The rain gauge counts each tip of the bucket",
@@ -177,3 +186,47 @@ def test_reading_order_is_line_by_line_from_the_left() -> None:
     shuffled = torch.randperm(5, generator=torch.Generator().manual_seed(0))
     again = boxes[shuffled][reading_order(boxes[shuffled])]
     assert torch.equal(again, boxes[reading_order(boxes)])
+
+
+def reading(*rows: tuple[float, float, float, float, float]) -> Reading:
+    """Words from x0, y0, x1, y1 and certainty; each has a vector of its own."""
+    table = torch.tensor(rows).view(-1, 5)
+    vectors = torch.nn.functional.one_hot(torch.arange(len(rows)), words.WIDTH).float()
+    return Reading(vectors, table[:, :4], table[:, 4])
+
+
+def test_two_sizes_are_joined_without_holes_or_doubles() -> None:
+    small = (0.1, 0.10, 0.2, 0.12, 0.9)  # at full size alone
+    title = (0.1, 0.30, 0.5, 0.40, 0.6)  # at half size
+    part = (0.2, 0.33, 0.24, 0.35, 0.9)  # a piece of one of the title's letters, taken for a word
+    twice = (0.1, 0.60, 0.5, 0.66, 0.9)  # large, seen by both: half size has it
+    seen = (0.1, 0.80, 0.5, 0.86, 0.9)  # large, seen at full size alone: it stays
+    blurred = (0.1, 0.10, 0.2, 0.12, 0.5)  # small print at half size: never
+    joined = join(
+        reading(small, part, twice, seen), reading(title, (*twice[:4], 0.7), blurred), 0.05
+    )
+    assert joined.boxes[:, 1].tolist() == pytest.approx([0.10, 0.30, 0.60, 0.80])
+    assert joined.certainty.tolist() == pytest.approx([0.9, 0.6, 0.7, 0.9])
+    line = (0.1, 0.29, 0.45, 0.33, 0.9), (0.1, 0.35, 0.45, 0.39, 0.9)
+    sure = join(reading(*line), reading(title), 0.05)  # two lines of small print, blurred into one
+    assert sure.boxes[:, 1].tolist() == pytest.approx([0.29, 0.35])
+
+
+def test_large_print_is_read() -> None:
+    net = PageReader.shipped().reader
+    true = [word for line in SENTENCES for word, _, _ in words.split(line)]
+    found = net.read(ink_of(_grey(printed(size=(1600, 800), points=22))))
+    best = (words.vectors(true) @ found.vectors.T).max(1).values
+    assert (best > 0.8).float().mean() > 0.8
+    assert abs(len(found.vectors) - len(true)) <= 0.15 * len(true)
+
+
+def test_folded_norms_change_nothing() -> None:
+    net = PageReader.shipped().reader
+    ink = torch.rand(1, 1, 64, 120, generator=torch.Generator().manual_seed(0))
+    with torch.enable_grad():
+        plain = net(ink)
+    with torch.no_grad():
+        folded = net(ink)
+    for one, two in zip(plain, folded, strict=True):
+        assert torch.allclose(one, two, atol=1e-4)
