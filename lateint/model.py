@@ -56,7 +56,8 @@ class Encoded:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """config.json of a saved model. encoders: modality -> subfolder; heads: kind -> config."""
+    """config.json of a saved model. encoders: modality -> subfolder (one that several modalities
+    share is one encoder); heads: kind -> config."""
 
     format: str
     version: int
@@ -69,6 +70,7 @@ class LateInteractionModel(nn.Module):
 
     Args:
         encoders: modality ("text", "page", "image" ...) -> encoder. All must have the same `dim`.
+            The same object may stand under several modalities: its weights are kept once.
         heads: kinds of `lateint.heads.HEADS` with their defaults, or kind -> head.
 
     Raises:
@@ -277,7 +279,7 @@ class LateInteractionModel(nn.Module):
                 if gather:
                     ragged = ragged.to("cpu", torch.float32)
                 rows.update(zip(batch, ragged, strict=True))
-                placed = _boxes(grid, encoder.modality) if to_rows.per_token else None
+                placed = _boxes(grid, modality) if to_rows.per_token else None
                 if placed is not None:
                     boxes.update(zip(batch, placed, strict=True))
                 advance(len(batch))
@@ -302,12 +304,14 @@ class LateInteractionModel(nn.Module):
             raise FileExistsError(f"{folder} is not empty and holds no saved model: not touched")
         folder.mkdir(parents=True, exist_ok=True)
         config.unlink(missing_ok=True)
-        for modality in self.encoders:
-            self.encoder(modality).save(folder / modality)
+        folders: dict[int, str] = {}  # the first modality of each encoder names its folder
+        names = {m: folders.setdefault(id(self.encoder(m)), m) for m in self.encoders}
+        for name in folders.values():
+            self.encoder(name).save(folder / name)
         weights = {k: v.detach().cpu().contiguous() for k, v in self.heads.state_dict().items()}
         save_file(weights, str(folder / HEAD_WEIGHTS))
         heads = {kind: to_json(self.head(kind).config) for kind in self.heads}
-        write_json(config, ModelConfig(FORMAT, VERSION, {m: m for m in self.encoders}, heads))
+        write_json(config, ModelConfig(FORMAT, VERSION, names, heads))
 
     @classmethod
     def load(cls, folder: Path | str) -> Self:
@@ -325,7 +329,8 @@ class LateInteractionModel(nn.Module):
         config = _read_config(folder / CONFIG)
         for name in (*config.encoders, *config.encoders.values()):
             _check_name(name, f"{folder / CONFIG}: encoders: ")
-        encoders = {m: load_encoder(folder / sub) for m, sub in config.encoders.items()}
+        loaded = {sub: load_encoder(folder / sub) for sub in sorted(set(config.encoders.values()))}
+        encoders = {modality: loaded[sub] for modality, sub in config.encoders.items()}
         where = f"{folder / CONFIG}: heads"
         heads = {kind: make_head(kind, values, where) for kind, values in config.heads.items()}
         model = cls(encoders, heads)

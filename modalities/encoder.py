@@ -61,10 +61,13 @@ class Batch:
 
 
 class Encoder(nn.Module, ABC):
-    """Raw items of one modality to tokens in the shared width.
+    """Raw items of one modality, or of several, to tokens in the shared width.
 
     Subclasses set `name` (the key in `modalities.ENCODERS`), `modality` (what raw items are:
-    "text" | "page" | "image") and `dim`, and write the four abstract methods. Two rules that
+    "text" | "page" | "image" | "audio"), `dim`, and write the four abstract methods. One that
+    reads several modalities with shared weights (a vision-language model, two towers) lists them
+    in `modalities`; a model then holds the same object under each of them, and `prepare` tells
+    items apart by their type: a mix of types in one call is a ValueError. Two rules that
     `check_encoder` holds them to: an item's tokens do not depend on its neighbours in the batch,
     their order or the padding; and an empty list of items is a batch of none, not an error.
     """
@@ -72,6 +75,11 @@ class Encoder(nn.Module, ABC):
     name: str
     modality: str
     dim: int
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """All that it reads, `modality` first."""
+        return (self.modality,)
 
     @abstractmethod
     def prepare(self, raw: Sequence[Any], role: Role) -> Batch:

@@ -53,6 +53,19 @@ class Spy(HashedText):
         return super().prepare(raw, role)
 
 
+def test_an_encoder_of_two_modalities_is_kept_and_saved_once(
+    model: LateInteractionModel, tmp_path: Path
+) -> None:
+    text = HashedText(2.0)
+    shared = LateInteractionModel({"text": text, "page": text})
+    assert sum(p.numel() for p in shared.parameters()) == 1
+    shared.save(tmp_path / "model")
+    assert sorted(p.name for p in (tmp_path / "model").iterdir() if p.is_dir()) == ["text"]
+    again = LateInteractionModel.load(tmp_path / "model")
+    assert again.encoder("text") is again.encoder("page")
+    assert float(again.encoder("page").scale) == 2.0
+
+
 @pytest.mark.parametrize("batch_tokens", [1, 12, BATCH_TOKENS])
 @pytest.mark.parametrize("head", ["multi", "single"])
 def test_input_order_is_kept_whatever_the_batches(
