@@ -1,14 +1,16 @@
 #!/bin/sh
-# An environment for each peer of bench_index.py in DATA/envs/<name>, made once, with pip only.
+# An environment for each peer of bench_index.py, bench_encoding.py and tests/parity in
+# DATA/envs/<name>, made once, with pip only.
 #   scripts/peers/env.sh DATA [name ...]     names: tachiom qdrant-edge lancedb torch fast-plaid
-#                                                   xtr-warp pylate          (default: all)
+#                                                   xtr-warp pylate sbert    (default: all)
 # "torch" is not a peer: fast-plaid, xtr-warp and pylate are wheels for exactly torch 2.11 and look
-# into that environment for it, since each copy is 5 GB. What cannot be installed leaves its
-# reason in DATA/envs/<name>.failed, which the benchmark repeats in its results.
+# into that environment for it, since each copy is 5 GB; so does sbert (sentence-transformers 6). What
+# cannot be installed leaves its reason in DATA/envs/<name>.failed, which the benchmark repeats in its
+# results.
 set -u
 data=${1:?folder}; shift
 python=${PYTHON:-python3}
-names=${*:-tachiom qdrant-edge lancedb torch fast-plaid xtr-warp pylate}
+names=${*:-tachiom qdrant-edge lancedb torch fast-plaid xtr-warp pylate sbert}
 mkdir -p "$data/envs"
 envs=$(cd "$data/envs" && pwd)
 
@@ -36,6 +38,7 @@ for name in $names; do
       fast-plaid) over_torch $name && $pip fast-plaid==1.7.0.2110 ;;
       xtr-warp) over_torch $name && $pip xtr-warp-rs==2.1.0.2110 ;;
       pylate) over_torch $name && $pip 'pylate[voyager,scann]==1.6.0' fast-plaid==1.4.6.2110 ;;
+      sbert) over_torch $name && $pip sentence-transformers==6.2.0 ;;
       *) echo "no such peer: $name"; false ;;
     esac
   } > "$log" 2>&1
