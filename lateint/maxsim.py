@@ -73,17 +73,8 @@ def maxsim(
     Raises:
         ValueError: shapes, widths, dtypes or devices do not fit together.
     """
-    rows, owner, count = _query_rows(queries, query_mask)
-    _check_fit(rows, documents)
-    if isinstance(documents, Ragged) and not _wants_gradient(rows, documents.values):
-        _no_mask(document_mask, "document")
-        best = _reduce_ragged(rows, documents, budget)
-    else:
-        tokens, mask = _padded(documents, document_mask, "document")
-        best = _best_matches(rows[None], tokens[None], None if mask is None else mask[None], budget)
-        best = best[0]
-    # best: (Nq, Bd)
-    return best.new_zeros(count, best.shape[1]).index_add(0, owner, best)
+    queries = _query_rows(queries, query_mask)
+    return sum_by_query(_maxima(queries.values, documents, document_mask, budget), queries)
 
 
 def maxsim_pairs(
@@ -129,6 +120,41 @@ def maxsim_pairs(
     return scores[:, 0] if single else scores
 
 
+def token_maxima(queries: Ragged, documents: Ragged, *, budget: int | None = None) -> Tensor:
+    """What `maxsim` adds up: (Nq, Bd), the largest similarity of each query token (a row of
+    `queries.values`) in each document; -inf where a document has no token. Arguments, dtype,
+    gradients and errors as in `maxsim`; `sum_by_query` gives the scores."""
+    return _maxima(queries.values, documents, None, budget)
+
+
+def sum_by_query(rows: Tensor, queries: Ragged) -> Tensor:
+    """(Nq, Bd), a row for each token of `queries`, to (Bq, Bd): the sum over each query's tokens."""
+    owner = torch.arange(len(queries)).repeat_interleave(queries.lengths).to(rows.device)
+    return rows.new_zeros(len(queries), rows.shape[1]).index_add(0, owner, rows)
+
+
+def working_memory(tensor: Tensor, budget: int | None) -> int:
+    """Bytes for one tile where `tensor` lies: `budget`, or the default of its device for None.
+    ValueError for a budget that is not positive."""
+    if budget is None:
+        return CPU_BUDGET if tensor.device.type == "cpu" else GPU_BUDGET
+    if budget <= 0:
+        raise ValueError(f"budget is bytes of working memory and must be positive, got {budget}")
+    return budget
+
+
+def _maxima(
+    rows: Tensor, documents: Tensor | Ragged, mask: Tensor | None, budget: int | None
+) -> Tensor:
+    """Query tokens (Nq, D) against all documents: (Nq, Bd)."""
+    _check_fit(rows, documents)
+    if isinstance(documents, Ragged) and not _wants_gradient(rows, documents.values):
+        _no_mask(mask, "document")
+        return _reduce_ragged(rows, documents, budget)
+    tokens, mask = _padded(documents, mask, "document")
+    return _best_matches(rows[None], tokens[None], None if mask is None else mask[None], budget)[0]
+
+
 def _padded(
     tokens: Tensor | Ragged, mask: Tensor | None, side: str
 ) -> tuple[Tensor, Tensor | None]:
@@ -140,19 +166,14 @@ def _padded(
     return tokens, mask
 
 
-def _query_rows(queries: Tensor | Ragged, mask: Tensor | None) -> tuple[Tensor, Tensor, int]:
-    """Real query tokens end to end (Nq, D), the query that owns each (Nq,), the number of queries.
-
-    Masked tokens drop out here: they cost no multiplication and cannot add anything."""
+def _query_rows(queries: Tensor | Ragged, mask: Tensor | None) -> Ragged:
+    """Masked tokens drop out here: they cost no multiplication and cannot add anything."""
     if isinstance(queries, Ragged):
         _no_mask(mask, "query")
-    else:
-        if queries.ndim != 3:
-            raise ValueError(f"queries must be (Bq, Lq, D), got shape {tuple(queries.shape)}")
-        queries = Ragged.from_padded(queries, mask)
-    count = len(queries)
-    owner = torch.arange(count).repeat_interleave(queries.lengths)
-    return queries.values, owner.to(queries.device), count
+        return queries
+    if queries.ndim != 3:
+        raise ValueError(f"queries must be (Bq, Lq, D), got shape {tuple(queries.shape)}")
+    return Ragged.from_padded(queries, mask)
 
 
 def _best_matches(
@@ -202,7 +223,7 @@ class _BestMatches(torch.autograd.Function):
         # the first row of each document in `rows`
         first = torch.arange(groups * count, device=rows.device).view(groups, 1, count) * length
         # found, share and their sums are alive together: an eighth of the budget for each
-        size = _budget(queries, ctx.budget) // dtype.itemsize // 8
+        size = working_memory(queries, ctx.budget) // dtype.itemsize // 8
         nothing = 0 in (*position.shape, length)
         tiles = () if nothing else _tiles(groups, queries.shape[1], count, dim, size)
         for g, r, d in tiles:
@@ -239,7 +260,7 @@ def _reduce(
         best.fill_(torch.finfo(dtype).min)
         return best, None if position is None else position.zero_()
     extents = None if mask is None else _extents(mask)
-    size = _budget(queries, budget) // dtype.itemsize
+    size = working_memory(queries, budget) // dtype.itemsize
     buffer: Tensor | None = None
     # `floor`: a copy of a tile's documents (cast, or cut to the longest) stays in size too.
     for g, r, d in _tiles(groups, n_rows, count, length, size, floor=dim):
@@ -276,7 +297,7 @@ def _reduce_ragged(rows: Tensor, documents: Ragged, budget: int | None) -> Tenso
     best = rows.new_full((len(rows), len(documents)), -torch.inf)
     if 0 in best.shape:
         return best
-    size = _budget(rows, budget) // dtype.itemsize
+    size = working_memory(rows, budget) // dtype.itemsize
     offsets = documents.offsets.tolist()
     with torch.autocast(rows.device.type, enabled=False):
         for start, stop in _windows(offsets, max(1, size // max(rows.shape))):
@@ -339,14 +360,6 @@ def _accumulator(*tensors: Tensor) -> torch.dtype:
     """The dtype that products are summed in: float64 where an input has it, else float32."""
     double = any(tensor.dtype == torch.float64 for tensor in tensors)
     return torch.float64 if double else torch.float32
-
-
-def _budget(tensor: Tensor, budget: int | None) -> int:
-    if budget is None:
-        return CPU_BUDGET if tensor.device.type == "cpu" else GPU_BUDGET
-    if budget <= 0:
-        raise ValueError(f"budget is bytes of working memory and must be positive, got {budget}")
-    return budget
 
 
 def _wants_gradient(queries: Tensor, documents: Tensor) -> bool:
