@@ -347,11 +347,11 @@ def test_the_collection_comes_from_the_environment_too(
 
 
 def test_the_page_s_own_word_stands_beside_the_query_s() -> None:
-    assert cli._word("charge", "charging") == "charge (charging)"
-    assert cli._word("counter", "Counter:") == "counter"
-    assert cli._word("counter", "contains:") == "counter (contains)"
-    assert cli._word("rain", "") == "rain"
-    assert cli._word("rain", "...") == "rain (...)"
+    assert cli.collection._word("charge", "charging") == "charge (charging)"
+    assert cli.collection._word("counter", "Counter:") == "counter"
+    assert cli.collection._word("counter", "contains:") == "counter (contains)"
+    assert cli.collection._word("rain", "") == "rain"
+    assert cli.collection._word("rain", "...") == "rain (...)"
 
 
 def test_debug_shows_where_an_error_comes_from(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,6 @@
-"""The command line: index, search, add, delete, info.
+"""The commands of a collection: index, search, add, delete, info; and TREC runs.
 
-A thin skin over `Collection`: it parses, calls and prints. Results go to stdout, everything else to
-stderr. Exit status: 0 done (files that could not be read are named on stderr), 1 an error (one line
-on stderr) or none of the files could be read, 2 wrong usage, 130 stopped with Ctrl-C. Heavy imports
-are inside the commands, so that `lateint --help` is there at once.
+A thin skin over `Collection`; heavy imports are inside the commands.
 """
 
 from __future__ import annotations
@@ -12,11 +9,12 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from lateint.cli.shared import Json, fail, one_line, print_json, say
 
 if TYPE_CHECKING:
     from lateint.collection import Collection, Hit
@@ -29,25 +27,12 @@ WORTH = 0.5  # of what a word has in the hit where it matches best: less is no m
 UNCUT = 10_000  # columns of a table that goes into a pipe or a file
 AROUND = ".,;:!?()[]{}<>\"'«»“”„‘’…"  # punctuation that a text layer's words have at their ends
 
-app = typer.Typer(
-    name="lateint",
-    help="Search PDFs, pictures and texts by what their pages show. Works offline.",
-    epilog="Exit status: 0 done, files that could not be read are named on stderr; 1 an error, or "
-    "none of the files could be read; 2 wrong usage. LATEINT_DEBUG=1 shows where an error comes from.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # plain help: rich would take half a second to import
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
 Where = Annotated[
     Path,
     typer.Option(
         "--collection", "-c", envvar="LATEINT_COLLECTION", help="Folder of the collection."
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Paths = Annotated[
     list[Path],
     typer.Argument(metavar="PATH...", help="Files, or folders with all that is in them."),
@@ -67,18 +52,6 @@ Model = Annotated[
 ]
 
 
-@app.callback(invoke_without_command=True)
-def _lateint(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-) -> None:
-    if version:
-        from lateint import __version__
-
-        print(__version__)
-        raise typer.Exit
-
-
-@app.command()
 def index(
     paths: Paths,
     collection: Where = DEFAULT,
@@ -104,7 +77,6 @@ def index(
         _add(opened, paths, meta, prune, as_json)
 
 
-@app.command()
 def add(
     paths: Paths,
     collection: Where = DEFAULT,
@@ -117,7 +89,6 @@ def add(
         _add(opened, paths, meta, prune, as_json)
 
 
-@app.command()
 def search(
     query: Annotated[str | None, typer.Argument(metavar="QUERY", help="What to look for.")] = None,
     collection: Where = DEFAULT,
@@ -162,24 +133,23 @@ def search(
         )
         unread = query is not None and not hits and not opened.model.reads(query)
     if as_json:
-        _print_json(
+        print_json(
             {"query": query, "image": image and str(image), "hits": [h.to_json() for h in hits]}
         )
     elif hits:
         _print_hits(hits)
     elif unread:
-        _say(f"no hits: the model reads no word in {query!r}")
+        say(f"no hits: the model reads no word in {query!r}")
     else:
-        _say("no hits: nothing fits, or the collection is empty")
+        say("no hits: nothing fits, or the collection is empty")
 
 
-@app.command()
 def info(collection: Where = DEFAULT, as_json: Json = False) -> None:
     """What a collection holds, and which files could not be read."""
     with _open(collection) as opened:
         facts = opened.info()
     if as_json:
-        _print_json(facts.to_json())
+        print_json(facts.to_json())
         return
     print(f"collection  {facts.path}")
     print(
@@ -192,10 +162,9 @@ def info(collection: Where = DEFAULT, as_json: Json = False) -> None:
     print(f"metadata    {', '.join(facts.metadata_keys) or 'none yet'}")
     print(f"problems    {len(facts.problems) or 'none'}")
     for problem in facts.problems:
-        print(f"  {_line(problem.path)}: {problem.reason}")
+        print(f"  {one_line(problem.path)}: {problem.reason}")
 
 
-@app.command()
 def delete(
     names: Annotated[
         list[str],
@@ -208,7 +177,7 @@ def delete(
     with _open(collection) as opened:
         gone = opened.remove(*names)
     if as_json:
-        _print_json({"deleted": gone})
+        print_json({"deleted": gone})
     else:
         print(f"deleted {gone} documents")
 
@@ -217,7 +186,7 @@ def _open(path: Path) -> Collection:
     from lateint.collection import Collection, exists
 
     if not exists(path):
-        _fail(f"{path}: there is no collection here; make one with `lateint index PATH`")
+        fail(f"{path}: there is no collection here; make one with `lateint index PATH`")
     return Collection.open(path)
 
 
@@ -228,13 +197,13 @@ def _add(
     try:
         report = collection.add(*paths, metadata=metadata, prune=prune, progress=True)
     except KeyboardInterrupt:
-        _say("stopped: what was committed is there; the same command goes on from it")
+        say("stopped: what was committed is there; the same command goes on from it")
         raise typer.Exit(130) from None
     if as_json:
-        _print_json({"collection": str(collection.path), **report.to_json()})
+        print_json({"collection": str(collection.path), **report.to_json()})
     else:
         for problem in report.problems:
-            _say(f"not indexed: {_line(problem.path)}: {problem.reason}")
+            say(f"not indexed: {one_line(problem.path)}: {problem.reason}")
         print(f"{_summary(report)}; {len(collection)} documents in {collection.path}")
     good = report.files_added + report.files_updated + report.files_unchanged
     if report.problems and (good == 0 or len(collection) == 0):
@@ -283,7 +252,9 @@ def _print_hits(hits: Sequence[Hit]) -> None:
         page = "" if hit.page is None else str(hit.page)
         matched = [match for match in hit.words if match.score > WORTH * best[match.word]]
         words = ", ".join(_word(match.word, match.found) for match in matched[:WORDS])
-        table.add_row(str(rank), Text(_line(name)), page, f"{hit.score:.2f}", Text(_line(words)))
+        table.add_row(
+            str(rank), Text(one_line(name)), page, f"{hit.score:.2f}", Text(one_line(words))
+        )
     console = Console(highlight=False)
     if console.is_terminal:
         console.print(table)
@@ -299,11 +270,6 @@ def _word(word: str, found: str) -> str:
     bare = " ".join(part.strip(AROUND) or part for part in found.split())
     same = not bare or word.casefold() in bare.casefold()
     return word if same else f"{word} ({bare})"
-
-
-def _line(text: str) -> str:
-    """A text on one line of a terminal: line ends and control characters in names as `?`."""
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _answer(
@@ -337,7 +303,7 @@ def _answer(
     finally:
         partial.unlink(missing_ok=True)
     if as_json:
-        _print_json({"run": str(run), "queries": len(ids), "lines": lines})
+        print_json({"run": str(run), "queries": len(ids), "lines": lines})
     else:
         print(f"{len(ids)} queries answered, {lines} lines in {run}")
 
@@ -351,7 +317,7 @@ def _run_lines(
         found = collection.search_many(texts, k, where=where, group_by=group_by)
         for (name, text), hits in zip(batch, found, strict=True):
             if not hits and not collection.model.reads(text):
-                _say(f"query {name}: the model reads no word in {text!r}")
+                say(f"query {name}: the model reads no word in {text!r}")
             for rank, hit in enumerate(hits, start=1):
                 yield f"{name} Q0 {trec_id(hit.id)} {rank} {hit.score:.6f} lateint\n"
 
@@ -377,11 +343,11 @@ def _read_queries(path: Path) -> Iterator[tuple[str, str]]:
                 entry = json.loads(line.decode("utf-8-sig"))
                 name, text = str(entry["id"]), entry["text"]
             except (ValueError, KeyError, TypeError) as error:
-                _fail(f'{path}, line {number}: wanted {{"id": ..., "text": ...}} ({error!r})')
+                fail(f'{path}, line {number}: wanted {{"id": ..., "text": ...}} ({error!r})')
             if not isinstance(text, str) or not text.strip():
-                _fail(f"{path}, line {number}: the text is empty")
+                fail(f"{path}, line {number}: the text is empty")
             if not name or any(c.isspace() for c in name) or name in seen:
-                _fail(f"{path}, line {number}: id {name!r} is empty, has blanks or comes twice")
+                fail(f"{path}, line {number}: id {name!r} is empty, has blanks or comes twice")
             seen.add(name)
             yield name, text
 
@@ -395,39 +361,3 @@ def _batches(queries: Iterator[tuple[str, str]]) -> Iterator[list[tuple[str, str
             batch = []
     if batch:
         yield batch
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
-
-
-def _fail(reason: str) -> NoReturn:
-    _say(f"lateint: {reason}")
-    raise typer.Exit(1)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry of the `lateint` command; ends with SystemExit."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here needs a model hub
-    for stream in (
-        sys.stdout,
-        sys.stderr,
-    ):  # a terminal that lacks a letter of a name shows its code
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        app(args=None if arguments is None else list(arguments), prog_name="lateint")
-    except Exception as error:
-        if os.environ.get("LATEINT_DEBUG"):
-            raise
-        text = " ".join(str(error).split()) or type(error).__name__
-        _say(f"lateint: {text}")
-        sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()
