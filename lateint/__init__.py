@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lateint import maxsim
+    from lateint.checkpoints import load
     from lateint.collection import Collection
     from lateint.index import Hit, Index
-    from lateint.model import Encoded, LateInteractionModel, load
+    from lateint.model import Encoded, LateInteractionModel
     from lateint.ragged import Ragged
 
 __version__ = "0.1.0"
@@ -40,7 +41,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "Index": ("lateint.index", "Index"),
     "LateInteractionModel": ("lateint.model", "LateInteractionModel"),
     "Ragged": ("lateint.ragged", "Ragged"),
-    "load": ("lateint.model", "load"),
+    "load": ("lateint.checkpoints", "load"),
     "maxsim": ("lateint.maxsim", None),
 }
 

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from lateint.checkpoints import load
 from lateint.config import to_json
 from lateint.explain import Traces, is_marker, words_at
-from lateint.model import LateInteractionModel, load
+from lateint.model import LateInteractionModel
 from lateint.sources import Kind, SourceDocument
 
 if TYPE_CHECKING:
@@ -42,13 +43,15 @@ class CollectionModel:
 
     @classmethod
     def of(cls, given: LateInteractionModel | str | os.PathLike[str] | None) -> CollectionModel:
-        """From a model, the folder of a saved one, or None for the one that ships."""
+        """From a model, a checkpoint's folder or its name on the hub, or None for the one that
+        ships."""
         if isinstance(given, LateInteractionModel):
             return cls(given, "")
         if given is None:
             return cls(load(None), None)
-        folder = Path(given).expanduser().resolve()
-        return cls(load(folder), str(folder))
+        folder = Path(given).expanduser()
+        origin = str(folder.resolve() if folder.exists() else given)
+        return cls(load(origin), origin)
 
     def modality(self, kind: Kind) -> str:
         """Which encoder reads a kind of document: pages and pictures are for the page encoder

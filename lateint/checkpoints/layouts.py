@@ -1,0 +1,165 @@
+"""The table of checkpoint layouts: how each is told from the others, who reads and who writes it.
+
+A row tells by the names of files and by small JSON files in them; it opens no weights and imports
+no library. A new layout is a row here and a loader; rows are tried in order, so a layout that is a
+special case of another stands before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lateint.config import ConfigError, read_json
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """What a caller of `lateint.load` may choose; a loader ignores what does not concern it.
+
+    dtype: of the weights once loaded, whatever they were saved in.
+    revision: branch, tag or commit on the hub; None: its main branch.
+    remote_code: run Python code that comes with the checkpoint. Only for one you trust.
+    dim: width of a fresh projection, for checkpoints that bring none (a bare backbone).
+    source: what the caller gave as path; set by `load`.
+    """
+
+    dtype: str = "float32"
+    revision: str | None = None
+    remote_code: bool = False
+    dim: int = 128
+    source: str = ""
+
+
+class SmallFiles:
+    """A checkpoint's folder, for predicates: which files it has, and its small JSON files (read
+    once, within the limits of `lateint.config.read_json`; a broken one is a ConfigError)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._read: dict[str, Any] = {}
+
+    def has(self, name: str) -> bool:
+        """`name` may be a pattern: "*.safetensors"."""
+        if "*" in name:
+            return any(path.is_file() for path in self.folder.glob(name))
+        return (self.folder / name).is_file()
+
+    def json(self, name: str) -> Any:
+        """The contents of a JSON file; None where it is not there."""
+        if name not in self._read:
+            self._read[name] = read_json(self.folder / name) if self.has(name) else None
+        return self._read[name]
+
+    def object(self, name: str) -> Mapping[str, Any]:
+        """The contents of a JSON file that must hold an object; {} where it is not there."""
+        data = self.json(name)
+        if data is None:
+            return {}
+        if not isinstance(data, dict):
+            raise ConfigError(f"{self.folder / name}: wanted an object, got {type(data).__name__}")
+        return data
+
+    @property
+    def model_type(self) -> str:
+        """`model_type` of config.json, "" where there is none."""
+        return str(self.object("config.json").get("model_type", ""))
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """`architectures` of config.json."""
+        found = self.object("config.json").get("architectures") or ()
+        return tuple(map(str, found)) if isinstance(found, list) else ()
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Last names of the classes in modules.json ("Transformer", "Dense"), in order."""
+        data = self.json("modules.json")
+        if not isinstance(data, list):
+            return ()
+        kinds = [str(row.get("type", "")) if isinstance(row, dict) else "" for row in data]
+        return tuple(kind.rsplit(".", 1)[-1] for kind in kinds)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One row.
+
+    name: how `load(layout=...)` and `save(layout=...)` call it.
+    files: must be there (patterns allowed); a folder without one is not of this layout.
+    looks_for: what `fits` looks for, in words, for the error that lists all layouts.
+    fits: the rest of the test, over small JSON files.
+    loader: "module:function", (folder: Path, options: LoadOptions) -> LateInteractionModel.
+    writer: "module:function", (model, folder: Path) -> None; None: read only.
+    """
+
+    name: str
+    files: tuple[str, ...]
+    looks_for: str
+    fits: Callable[[SmallFiles], bool]
+    loader: str
+    writer: str | None = None
+
+
+LAYOUTS: tuple[Layout, ...] = (
+    Layout(
+        name="lateint",
+        files=("config.json",),
+        looks_for='"format": "lateint-model" in it',
+        fits=lambda files: files.object("config.json").get("format") == "lateint-model",
+        loader="lateint.checkpoints.native:load",
+        writer="lateint.checkpoints.native:save",
+    ),
+    Layout(
+        name="pylate",
+        files=("modules.json", "config_sentence_transformers.json"),
+        looks_for='"model_type": "ColBERT" in the latter, or a module pylate.models...',
+        fits=lambda files: _told(files) == "ColBERT" or _of_pylate(files),
+        loader="lateint.checkpoints.pylate:load",
+        writer="lateint.checkpoints.pylate:save",
+    ),
+    Layout(
+        name="sentence-transformers",
+        files=("modules.json",),
+        looks_for='"model_type": "MultiVectorEncoder", or a module MultiVectorMask',
+        fits=lambda files: (
+            _told(files) == "MultiVectorEncoder" or "MultiVectorMask" in files.modules
+        ),
+        loader="lateint.checkpoints.sbert:load",
+        writer="lateint.checkpoints.sbert:save",
+    ),
+    Layout(
+        name="bge-m3",
+        files=("config.json", "colbert_linear.pt"),
+        looks_for="a transformers backbone beside it",
+        fits=lambda files: bool(files.model_type),
+        loader="lateint.checkpoints.bge_m3:load",
+    ),
+    Layout(
+        name="sentence-transformers-single",
+        files=("modules.json",),
+        looks_for="a module Pooling after a Transformer",
+        fits=lambda files: files.modules[:1] == ("Transformer",) and "Pooling" in files.modules,
+        loader="lateint.checkpoints.single:load",
+    ),
+    Layout(
+        name="stanford",
+        files=("config.json",),
+        looks_for="architectures of HF_ColBERT in it, or artifact.metadata beside it",
+        fits=lambda files: "HF_ColBERT" in files.architectures or files.has("artifact.metadata"),
+        loader="lateint.checkpoints.stanford:load",
+        writer="lateint.checkpoints.stanford:save",
+    ),
+)
+
+
+def _told(files: SmallFiles) -> str:
+    return str(files.object("config_sentence_transformers.json").get("model_type", ""))
+
+
+def _of_pylate(files: SmallFiles) -> bool:
+    data = files.json("modules.json")
+    kinds = [row.get("type") for row in data if isinstance(row, dict)] if data else []
+    return any(str(kind).startswith("pylate.") for kind in kinds)
