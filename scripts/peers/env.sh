@@ -2,15 +2,15 @@
 # An environment for each peer of bench_index.py, bench_encoding.py and tests/parity in
 # DATA/envs/<name>, made once, with pip only.
 #   scripts/peers/env.sh DATA [name ...]     names: tachiom qdrant-edge lancedb torch fast-plaid
-#                                                   xtr-warp pylate sbert    (default: all)
+#                                                   xtr-warp pylate sbert mteb (default: all)
 # "torch" is not a peer: fast-plaid, xtr-warp and pylate are wheels for exactly torch 2.11 and look
 # into that environment for it, since each copy is 5 GB; so does sbert (sentence-transformers 6). What
 # cannot be installed leaves its reason in DATA/envs/<name>.failed, which the benchmark repeats in its
-# results.
+# results. "mteb" lives beside lateint: it sees the packages of $PYTHON, where lateint is installed.
 set -u
 data=${1:?folder}; shift
 python=${PYTHON:-python3}
-names=${*:-tachiom qdrant-edge lancedb torch fast-plaid xtr-warp pylate sbert}
+names=${*:-tachiom qdrant-edge lancedb torch fast-plaid xtr-warp pylate sbert mteb}
 mkdir -p "$data/envs"
 envs=$(cd "$data/envs" && pwd)
 
@@ -18,6 +18,12 @@ over_torch() { # $1: sees the packages of the environment "torch" after its own
   inner=$("$envs/torch/bin/python" -c 'import site; print(site.getsitepackages()[0])') || return 1
   outer=$("$envs/$1.part/bin/python" -c 'import site; print(site.getsitepackages()[0])') || return 1
   echo "$inner" > "$outer/torch_of_the_peers.pth"
+}
+
+over_ours() { # $1: sees the packages of the Python that has lateint, editable installs too
+  inner=$("$python" -c 'import lateint, site; print(site.getsitepackages()[0])') || return 1
+  outer=$("$envs/$1.part/bin/python" -c 'import site; print(site.getsitepackages()[0])') || return 1
+  echo "import site; site.addsitedir('$inner')" > "$outer/packages_beside_lateint.pth"
 }
 
 for name in $names; do
@@ -39,6 +45,7 @@ for name in $names; do
       xtr-warp) over_torch $name && $pip xtr-warp-rs==2.1.0.2110 ;;
       pylate) over_torch $name && $pip 'pylate[voyager,scann]==1.6.0' fast-plaid==1.4.6.2110 ;;
       sbert) over_torch $name && $pip sentence-transformers==6.2.0 ;;
+      mteb) over_ours $name && $pip mteb==2.26.24 ;;
       *) echo "no such peer: $name"; false ;;
     esac
   } > "$log" 2>&1
