@@ -6,13 +6,14 @@ asks which of the two it has. Heads see tokens in the shared width only: they kn
 backbone and no similarity.
 
 The length of a row. Document rows are unit rows, always. Query rows are unit rows too, unless the
-encoder has learned a weight for each query token: MaxSim is linear in the query, so the weight is
-folded into the length of the query's row ("weighted"), and needs no place of its own in the index,
-in the search or in a saved query.
+encoder ("weighted") or the head ("learned") has learned a weight for each query token: MaxSim is
+linear in the query, so the weight is folded into the length of the query's row, and needs no place
+of its own in the index, in the search or in a saved query.
 """
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -21,23 +22,41 @@ import torch
 from torch import Tensor, nn
 
 from lateint.config import ConfigError, from_json, nearest
+from lateint.pooling import TokenBudget, TokenNet
 from lateint.ragged import Ragged
 from modalities.encoder import Role, check_role
 from modalities.grid import TokenGrid
+
+_SOFTPLUS_OF_ONE = math.log(math.e - 1)  # softplus of it is 1: learned weights start there
 
 
 @dataclass(frozen=True)
 class MultiVectorConfig:
     """dim: keep the first `dim` numbers of each token (a Matryoshka prefix, arXiv:2205.13147;
     smaller: less memory and time, less quality, unless trained for it); None: the whole width.
-    queries: "unit" rows, or "weighted": rows as long as the encoder's tokens were (before the
-    prefix is cut, so that a weight does not depend on `dim`)."""
+    queries: "unit" rows; "weighted": rows as long as the encoder's tokens were (before the prefix
+    is cut, so that a weight does not depend on `dim`); "learned": rows as long as a small net of
+    this head says, from 1 for all at the start.
+    budget: at most so many tokens of a document, those that a small net of this head learns to
+    keep (`lateint.pooling.TokenBudget`); smaller: less memory and time, less quality; None: all.
+    width: the shared width, which the nets of "learned" and `budget` read; needed with them.
+    hidden: width of their hidden layer; 0: they are linear."""
 
     dim: int | None = None
-    queries: Literal["unit", "weighted"] = "unit"
+    queries: Literal["unit", "weighted", "learned"] = "unit"
+    budget: int | None = None
+    width: int | None = None
+    hidden: int = 0
 
     def __post_init__(self) -> None:
         _check_dim(self.dim)
+        learns = self.queries == "learned" or self.budget is not None
+        if learns and (self.width is None or self.width < 1):
+            raise ValueError(f"learned parts need width, the shared width, got {self.width}")
+        if self.budget is not None and self.budget < 1:
+            raise ValueError(f"budget must be at least 1 or null, got {self.budget}")
+        if self.hidden < 0:
+            raise ValueError(f"hidden must be at least 0, got {self.hidden}")
 
 
 @dataclass(frozen=True)
@@ -56,7 +75,7 @@ class Head(nn.Module):
     kind: ClassVar[str]
     """Its name in HEADS."""
     per_token: ClassVar[bool]
-    """Whether row j of an item is its j-th real token (and so has that token's label and box)."""
+    """Whether rows are an item's real tokens in their order (and so have labels and boxes)."""
 
     @property
     @abstractmethod
@@ -64,34 +83,62 @@ class Head(nn.Module):
         """The frozen dataclass that `make_head` builds this head from."""
 
     @abstractmethod
-    def forward(self, grid: TokenGrid, role: Role) -> Ragged: ...
+    def rows(self, grid: TokenGrid, role: Role) -> tuple[Ragged, Tensor]:
+        """The vectors, and (B, T) bool: which tokens they are, where `per_token`; else which
+        tokens they were made of."""
+
+    def forward(self, grid: TokenGrid, role: Role) -> Ragged:
+        return self.rows(grid, role)[0]
 
 
 class MultiVectorHead(Head):
-    """One row for each real token, in order. A token of zeros stays zero; an item without tokens
-    has no rows."""
+    """One row for each real token, in order; with a budget, for each token of a document that is
+    kept (in training mode for all of them, shorter where they would not be). A token of zeros stays
+    zero; an item without tokens has no rows."""
 
     kind = "multi"
     per_token = True
 
     def __init__(self, config: MultiVectorConfig | None = None) -> None:
         super().__init__()
-        self._config = config or MultiVectorConfig()
+        self._config = config = config or MultiVectorConfig()
+        self.query_weight: TokenNet | None = None
+        self.budget: TokenBudget | None = None
+        if config.queries == "learned":
+            assert config.width is not None
+            self.query_weight = TokenNet(config.width, config.hidden, start=0.0)
+        if config.budget is not None:
+            assert config.width is not None
+            self.budget = TokenBudget(config.budget, config.width, config.hidden)
 
     @property
     def config(self) -> MultiVectorConfig:
         return self._config
 
-    def forward(self, grid: TokenGrid, role: Role) -> Ragged:
+    def rows(self, grid: TokenGrid, role: Role) -> tuple[Ragged, Tensor]:
         check_role(role)
         tokens = Ragged.from_padded(grid.tokens, grid.mask)  # values (N, D)
-        weighted = role == "query" and self.config.queries == "weighted"
-        if weighted and self.config.dim is None:
+        if role == "query":
+            return Ragged(self._query_rows(tokens.values), tokens.offsets), grid.mask
+        rows = Ragged(unit_rows(prefix(tokens.values, self.config.dim)), tokens.offsets)
+        if self.budget is None:
+            return rows, grid.mask
+        cut, kept = self.budget(rows, unit_rows(tokens.values))
+        mask = grid.mask.clone()
+        mask[grid.mask] = kept
+        return cut, mask
+
+    def _query_rows(self, tokens: Tensor) -> Tensor:
+        """(N, D) -> (N, dim)"""
+        if self.config.queries == "weighted" and self.config.dim is None:
             return tokens
-        rows = unit_rows(prefix(tokens.values, self.config.dim))
-        if weighted:
-            rows = rows * _wide(tokens.values).norm(dim=-1, keepdim=True).to(rows.dtype)
-        return Ragged(rows, tokens.offsets)
+        rows = unit_rows(prefix(tokens, self.config.dim))
+        if self.config.queries == "weighted":
+            rows = rows * _wide(tokens).norm(dim=-1, keepdim=True).to(rows.dtype)
+        if self.query_weight is not None:
+            weight = nn.functional.softplus(self.query_weight(unit_rows(tokens)) + _SOFTPLUS_OF_ONE)
+            rows = rows * weight[:, None].to(rows.dtype)
+        return rows
 
 
 class SingleVectorHead(Head):
@@ -109,13 +156,13 @@ class SingleVectorHead(Head):
     def config(self) -> SingleVectorConfig:
         return self._config
 
-    def forward(self, grid: TokenGrid, role: Role) -> Ragged:
+    def rows(self, grid: TokenGrid, role: Role) -> tuple[Ragged, Tensor]:
         check_role(role)
         pooled = grid.pooled
         if pooled is None:
             pooled = masked_mean(grid.tokens, grid.mask)
         rows = unit_rows(prefix(pooled, self.config.dim))  # (B, D)
-        return Ragged(rows, torch.arange(len(rows) + 1))
+        return Ragged(rows, torch.arange(len(rows) + 1)), grid.mask
 
 
 HEADS: dict[str, tuple[type[Head], type[Any]]] = {

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from lateint.batching import batches
 from lateint.config import ConfigError, from_json, nearest, read_json, to_json, write_json
 from lateint.heads import Head, make_head
 from lateint.ragged import Ragged
@@ -273,13 +274,13 @@ class LateInteractionModel(nn.Module):
         boxes: dict[int, Tensor] = {}
         bar = _progress_bar(f"{modality} {role}s", len(items), progress)
         with _evaluating(encoder, to_rows), torch.inference_mode(), bar as advance:
-            for batch in _batches(encoder.cost(items, role), batch_tokens):
+            for batch in batches(encoder.cost(items, role), batch_tokens):
                 grid: TokenGrid = encoder(encoder.prepare([items[i] for i in batch], role))
-                ragged: Ragged = to_rows(grid, role)
+                ragged, kept = to_rows.rows(grid, role)
                 if gather:
                     ragged = ragged.to("cpu", torch.float32)
                 rows.update(zip(batch, ragged, strict=True))
-                placed = _boxes(grid, modality) if to_rows.per_token else None
+                placed = _boxes(grid, modality, kept) if to_rows.per_token else None
                 if placed is not None:
                     boxes.update(zip(batch, placed, strict=True))
                 advance(len(batch))
@@ -366,32 +367,17 @@ def load(path: Path | str | None = None) -> LateInteractionModel:
     return LateInteractionModel(encoders, heads).eval()
 
 
-def _batches(cost: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Item numbers in batches whose longest item times their number stays within the budget.
-
-    The longest come first: a batch too large for the device fails at once, not after an hour."""
-    batch: list[int] = []
-    longest = 0
-    for i in sorted(range(len(cost)), key=lambda i: -cost[i]):
-        if batch and longest * (len(batch) + 1) > budget:
-            yield batch
-            batch = []
-        if not batch:
-            longest = max(1, cost[i])
-        batch.append(i)
-    if batch:
-        yield batch
-
-
-def _boxes(grid: TokenGrid, modality: str) -> list[Tensor] | None:
-    """(n_i, 4) for each item: the encoder's boxes, else the cells of a picture's lattice."""
-    counts = grid.mask.sum(1).tolist()
+def _boxes(grid: TokenGrid, modality: str, kept: Tensor) -> list[Tensor] | None:
+    """(n_i, 4) for the kept tokens, (B, T) bool, of each item: the encoder's boxes, else the cells
+    of a picture's lattice."""
+    kept = kept.cpu()
     if grid.boxes is not None:
         boxes = grid.boxes.float().cpu()
-        return [item[:count] for item, count in zip(boxes, counts, strict=True)]
+        return [item[stays] for item, stays in zip(boxes, kept, strict=True)]
     if modality not in ("image", "page"):
         return None
-    return [_cells(rows, cols) for rows, cols in grid.shape]
+    cells = (_cells(rows, cols) for rows, cols in grid.shape)
+    return [item[stays[: len(item)]] for item, stays in zip(cells, kept, strict=True)]
 
 
 def _cells(rows: int, cols: int) -> Tensor:

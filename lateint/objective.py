@@ -36,6 +36,12 @@ class Goal(nn.Module, ABC):
         """The heads whose vectors it reads."""
 
     @property
+    def needs_all_documents(self) -> bool:
+        """Whether a step over several processes must gather their documents
+        (`lateint.distributed`): not where each query is compared with its own candidates only."""
+        return True
+
+    @property
     def needs_all_queries(self) -> bool:
         """Whether a step over several processes must gather queries as well as documents."""
         return False
@@ -99,6 +105,10 @@ class Objective(Goal):
     @property
     def heads(self) -> tuple[str, ...]:
         return (self.head,)
+
+    @property
+    def needs_all_documents(self) -> bool:
+        return not self.loss.own_only
 
     @property
     def needs_all_queries(self) -> bool:

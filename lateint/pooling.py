@@ -48,6 +48,89 @@ def shorten(documents: Ragged, count: int | None, rule: str = "runs") -> Ragged:
     return Ragged(documents.values.index_select(0, rows.to(documents.device)), _offsets(kept))
 
 
+class TokenNet(nn.Module):
+    """A number for each token: (N, width) unit rows -> (N,), linear or with one hidden layer.
+
+    start: None: random weights; a number: what it says of every token before it is trained.
+    Computes in the dtype of its weights, whatever the rows come in.
+    """
+
+    def __init__(self, width: int, hidden: int = 0, *, start: float | None = None) -> None:
+        super().__init__()
+        last = nn.Linear(hidden or width, 1)
+        if start is not None:
+            nn.init.zeros_(last.weight)
+            nn.init.constant_(last.bias, start)
+        first = (nn.Linear(width, hidden), nn.GELU()) if hidden else ()
+        self.layers = nn.Sequential(*first, last)
+        self.width = width
+
+    def forward(self, rows: Tensor) -> Tensor:
+        if rows.shape[-1] != self.width:
+            raise ValueError(
+                f"this head was made for tokens of width {self.width}, got {rows.shape[-1]}"
+            )
+        result: Tensor = self.layers(rows.to(self.layers[-1].weight.dtype)).squeeze(-1)
+        return result
+
+
+class TokenBudget(nn.Module):
+    """Keeps the `count` tokens of a document that a small net scores highest, and trains that net.
+
+    In eval mode the choice is hard: the highest scores stay (of equals the first), in their order,
+    as they are. In training mode every token stays and is multiplied by a gate,
+    sigmoid((score - border) / softness), where border lies halfway between the last score that
+    would be kept and the first that would not: short rows lose the maximum to others, so the loss
+    says of every token, kept or not, whether it is missed, and gates go to 0 or 1 as scores part.
+    (A straight-through hard choice gives a token that is not kept no gradient at all: it cannot
+    come back.) A document that has no more than `count` tokens keeps all, with gates of 1.
+
+    Args:
+        count: tokens kept. width: of the tokens that the net reads. hidden: as in `TokenNet`.
+        softness: of the gates; larger: gradients reach tokens further from the border, and
+            training sees documents less like those that are kept in the end.
+    """
+
+    def __init__(self, count: int, width: int, hidden: int = 0, softness: float = 0.1) -> None:
+        super().__init__()
+        if count < 1 or not softness > 0:
+            raise ValueError(f"count {count}, softness {softness}: wanted at least 1 and above 0")
+        self.count = count
+        self.softness = softness
+        self.net = TokenNet(width, hidden)
+
+    def forward(self, documents: Ragged, tokens: Tensor) -> tuple[Ragged, Tensor]:
+        """documents: rows to keep or to leave; tokens: (N, width), what the net reads of each.
+
+        Returns the rows, and (N,) bool on their device: which of `documents` they are."""
+        score = self.net(tokens)
+        place = _ranks(score.detach().cpu(), documents)
+        if self.training:
+            gates = torch.sigmoid((score - self._border(score, place, documents)) / self.softness)
+            gates = gates[:, None].to(documents.dtype)
+            return Ragged(documents.values * gates, documents.offsets), torch.ones_like(
+                score, dtype=torch.bool
+            )
+        kept = (place < self.count).to(documents.device)
+        values = documents.values.index_select(0, kept.nonzero().squeeze(1))
+        return Ragged(values, _offsets(documents.lengths.clamp(max=self.count))), kept
+
+    def _border(self, score: Tensor, place: Tensor, documents: Ragged) -> Tensor:
+        """(N,) the border of each token's document, without gradient; -inf where all are kept."""
+        lengths = documents.lengths
+        score = score.detach()
+        border = torch.full((len(documents),), -torch.inf, dtype=score.dtype, device=score.device)
+        owner = torch.arange(len(documents)).repeat_interleave(lengths)
+        last, first = (
+            (place == self.count - 1).nonzero()[:, 0],
+            (place == self.count).nonzero()[:, 0],
+        )
+        last = last[lengths[owner[last]] > self.count]
+        # both are in the order of their documents
+        border[owner[first].to(score.device)] = (score[last] + score[first]) / 2
+        return border[owner.to(score.device)]
+
+
 def _runs(documents: Ragged, place: Tensor, kept: Tensor) -> Ragged:
     lengths, offsets = documents.lengths, _offsets(kept)
     each = kept.repeat_interleave(lengths), lengths.repeat_interleave(lengths)

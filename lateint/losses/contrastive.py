@@ -45,7 +45,7 @@ class InfoNCE(Loss):
     @property
     def temperature(self) -> float:
         """As it is now."""
-        return math.exp(float(self.log_temperature))
+        return math.exp(self.log_temperature.item())
 
     @property
     def own_only(self) -> bool:
@@ -57,25 +57,27 @@ class InfoNCE(Loss):
 
     def forward(self, scores: Scores) -> Tensor:
         if self.negatives == "own":
-            logits, there = scores.own()
+            matrix, there = scores.own()
             positive = scores.candidates == scores.positives[:, None]
-            logits, target = logits.masked_fill(~there, -torch.inf), positive.int().argmax(1)
+            loss = self._cross_entropy(matrix, there, positive.int().argmax(1))
         else:
-            logits, target = scores.matrix, scores.positives
-            if scores.excluded is not None:
-                logits = logits.masked_fill(scores.excluded & ~scores.is_positive(), -torch.inf)
-        loss = nn.functional.cross_entropy(logits / self.log_temperature.exp(), target)
+            there = scores.is_positive() | scores.is_negative()
+            loss = self._cross_entropy(scores.matrix, there, scores.positives)
         return (loss + self._documents(scores)) / 2 if self.symmetric else loss
+
+    def _cross_entropy(self, matrix: Tensor, there: Tensor, target: Tensor) -> Tensor:
+        # what is absent may be -inf: filled before it meets the temperature, whose gradient would
+        # be NaN, and after
+        logits = matrix.masked_fill(~there, 0) / self.log_temperature.exp()
+        return nn.functional.cross_entropy(logits.masked_fill(~there, -torch.inf), target)
 
     def _documents(self, scores: Scores) -> Tensor:
         """The other way: (Q, Q), row i the positive of query i against every query."""
         columns = scores.matrix.index_select(1, scores.positives).T
-        same = scores.positives[:, None] == scores.positives
-        if scores.excluded is not None:
-            same |= scores.excluded.index_select(1, scores.positives).T
-        same.fill_diagonal_(False)
-        logits = columns.masked_fill(same, -torch.inf) / self.log_temperature.exp()
-        return nn.functional.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+        rival = scores.is_negative().index_select(1, scores.positives).T
+        there = rival & (scores.positives[:, None] != scores.positives)
+        there.fill_diagonal_(True)
+        return self._cross_entropy(columns, there, torch.arange(len(there), device=there.device))
 
 
 class Sigmoid(Loss):
@@ -97,10 +99,11 @@ class Sigmoid(Loss):
         self.bias = nn.Parameter(torch.tensor(float(bias)), requires_grad=learnable)
 
     def forward(self, scores: Scores) -> Tensor:
-        logits = scores.matrix * self.log_scale.exp() + self.bias
-        positive, negative = scores.is_positive(), scores.is_negative()
+        positive = scores.is_positive()
+        absent = ~(positive | scores.is_negative())
+        logits = scores.matrix.masked_fill(absent, 0) * self.log_scale.exp() + self.bias
         each = nn.functional.softplus(torch.where(positive, -logits, logits))
-        return each.masked_fill(~(positive | negative), 0).sum() / len(logits)
+        return each.masked_fill(absent, 0).sum() / len(logits)
 
 
 class PairwiseSoftplus(Loss):

@@ -20,10 +20,11 @@ from toy_model import DIM, ColourPage, HashedText, toy_model, word_vector
 
 import lateint
 import modalities
+from lateint.batching import batches
 from lateint.config import ConfigError
 from lateint.heads import MultiVectorConfig, MultiVectorHead, SingleVectorHead
 from lateint.maxsim import maxsim
-from lateint.model import BATCH_TOKENS, LateInteractionModel, _batches, load
+from lateint.model import BATCH_TOKENS, LateInteractionModel, load
 from modalities.encoder import Batch, Role
 
 TEXTS = ["red", "", "one two three four five six", "blue sky", "a b c d e f g h i j"]
@@ -92,8 +93,8 @@ def test_batches_keep_to_the_token_budget() -> None:
     LateInteractionModel({"text": spy}, ("multi",)).encode_documents(TEXTS, batch_tokens=14)
     costs = [[1 + len(text.split()) for text in batch] for batch in spy.seen]
     assert costs == [[11], [7, 3], [2, 1]]
-    assert list(_batches([], 5)) == []
-    assert list(_batches([9, 1, 9, 1], 4)) == [[0], [2], [1, 3]]
+    assert list(batches([], 5)) == []
+    assert list(batches([9, 1, 9, 1], 4)) == [[0], [2], [1, 3]]
 
 
 def test_encoding_leaves_every_mode_as_it_was() -> None:
