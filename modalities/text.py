@@ -8,70 +8,26 @@ heads, scores or retrieval.
 
 from __future__ import annotations
 
-import string
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from modalities.dense import chain
 from modalities.encoder import Batch, Encoder, Role, check_role, from_config
 from modalities.grid import TokenGrid
+from modalities.pooled import pooled
+from modalities.text_config import TextConfig
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 BACKBONE = "backbone"  # folder of the backbone's config.json
 TOKENIZER = "tokenizer"  # apart: beside a config.json, transformers may choose another class for it
-MAX_LENGTH = 131_072  # tokens; lengths may come from a file
 CHARACTERS = 128  # of a text for each token that is kept of it; what lies beyond is not tokenized
-
-
-@dataclass(frozen=True)
-class TextConfig:
-    """What a TransformerText is, apart from its backbone and its weights.
-
-    dim: width of the tokens.
-    query_length, document_length: tokens of one text, all that is added included; the rest of the
-        text is cut off. Larger: more of the text is read, more tokens to keep and to score.
-    query_marker, document_marker: vocabulary entry put after the first special token ([CLS], bos),
-        or at the start where there is none; added to the vocabulary if new; None: no marker.
-    query_expansion: pad queries to query_length with the expansion token; these are real tokens
-        of the query, in which the backbone may write what the query did not say.
-    attend_to_expansion: whether the backbone attends to expansion tokens. False as in PyLate.
-    expansion_token: None: the mask token, or the end-of-text token where there is none.
-    skiplist: vocabulary entries left out of a document's tokens (the backbone still reads them).
-        Spelt as in the vocabulary: in byte-level ones "." and "Ġ." are two. A document that has
-        nothing else keeps its tokens.
-    query_prompt, document_prompt: put before the text, without a space of their own.
-    dtype: of the weights.
-    """
-
-    dim: int = 128
-    query_length: int = 32
-    document_length: int = 180
-    query_marker: str | None = "[Q] "
-    document_marker: str | None = "[D] "
-    query_expansion: bool = True
-    attend_to_expansion: bool = False
-    expansion_token: str | None = None
-    skiplist: tuple[str, ...] = tuple(string.punctuation)
-    query_prompt: str = ""
-    document_prompt: str = ""
-    dtype: str = "float32"
-
-    def __post_init__(self) -> None:
-        if self.dim < 1:
-            raise ValueError(f"dim must be at least 1, not {self.dim}")
-        for name in ("query_length", "document_length"):
-            if not 1 <= getattr(self, name) <= MAX_LENGTH:
-                raise ValueError(f"{name} must be 1 to {MAX_LENGTH}, not {getattr(self, name)}")
-        if isinstance(self.skiplist, str):
-            raise ValueError("skiplist must be a sequence of words, not one string")
-        if not isinstance(getattr(torch, self.dtype, None), torch.dtype):
-            raise ValueError(f"unknown dtype {self.dtype!r}")
 
 
 class TransformerText(Encoder):
@@ -83,7 +39,8 @@ class TransformerText(Encoder):
     ("[MASK]") are read as that token, as transformers' tokenizers do everywhere.
 
     Padding is at the right and is never attended to, for decoders too, so positions and tokens
-    do not depend on the batch. `pooled` is None: heads take the mean.
+    do not depend on the batch. `pooled` is given where the config names a pooling; else heads take
+    the mean.
     """
 
     name = "transformer-text"
@@ -112,8 +69,8 @@ class TransformerText(Encoder):
             backbone.resize_token_embeddings(rows)
         self._expansion = _expansion_id(tokenizer, config.expansion_token)
         self._pad = self._expansion if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        skipped = sorted(vocabulary[word] for word in config.skiplist if word in vocabulary)
-        self._skipped = torch.tensor(skipped, dtype=torch.long)
+        self._skipped = _ids_of(vocabulary, config.skiplist)
+        self._only = None if config.keep_only is None else _ids_of(vocabulary, config.keep_only)
         added = list(tokenizer("")["input_ids"])
         first = (tokenizer.cls_token_id, tokenizer.bos_token_id)
         self._leading = int(bool(added) and added[0] in first)  # specials before the marker
@@ -121,7 +78,11 @@ class TransformerText(Encoder):
         dtype = getattr(torch, config.dtype)
         backbone.to(dtype)
         width = backbone.config.hidden_size
-        self.projection = nn.Linear(width, config.dim, bias=False, dtype=dtype)
+        self.projection: nn.Module = chain(config.dense, width, config.dim, dtype)
+        if config.pooling is not None and not config.pooled_dense and width != config.dim:
+            raise ValueError(
+                f"pooled_dense=False: the pooled vector has width {width}, tokens {config.dim}"
+            )
 
     @classmethod
     def from_pretrained(
@@ -148,37 +109,47 @@ class TransformerText(Encoder):
 
     def prepare(self, raw: Sequence[Any], role: Role) -> Batch:
         """ids (B, L), attend (B, L) bool: what the backbone attends to; keep (B, T): places in L
-        of the tokens that stay, and mask (B, T): which of them are real."""
+        of the tokens that stay, and mask (B, T): which of them are real. Where the prompt is left
+        out of the pooled vector also pool (B, L) bool: what counts in it."""
         rows = self._rows(raw, role)
-        length = max((len(ids) for ids, _ in rows), default=0)
+        lengths = torch.tensor([len(ids) for ids, _ in rows], dtype=torch.long)
+        length = int(lengths.max()) if rows else 0
         ids = torch.full((len(rows), length), self._pad, dtype=torch.long)
         attend = torch.zeros(len(rows), length, dtype=torch.bool)
-        kept: list[torch.Tensor] = []
-        for i, (row, own) in enumerate(rows):
+        for i, (row, attended) in enumerate(rows):
             ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
-            attend[i, : len(row) if self.settings.attend_to_expansion else own] = True
-            kept.append(self._kept(ids[i, : len(row)], role))
-        most = max((len(k) for k in kept), default=0)
-        keep = torch.zeros(len(rows), most, dtype=torch.long)
-        mask = torch.zeros(len(rows), most, dtype=torch.bool)
-        for i, places in enumerate(kept):
-            keep[i, : len(places)] = places
-            mask[i, : len(places)] = True
+            attend[i, : len(row)] = torch.tensor(attended, dtype=torch.bool)
+        stay = self._stay(ids, torch.arange(length) < lengths[:, None], role)
+        counts = stay.sum(1)
+        most = int(counts.max()) if rows else 0
+        # places of what stays, in order, before the others
+        keep = (~stay).to(torch.uint8).argsort(dim=1, stable=True)[:, :most]
+        mask = torch.arange(most) < counts[:, None]
+        keep = keep.masked_fill(~mask, 0)
         inputs = {"ids": ids, "attend": attend, "keep": keep, "mask": mask}
-        return Batch(inputs, tuple((1, len(k)) for k in kept), role)
+        if self.settings.pooling is not None and not self.settings.pool_prompt:
+            inputs["pool"] = attend & (torch.arange(length) >= self._prompt_tokens(role))
+        return Batch(inputs, tuple((1, count) for count in counts.tolist()), role)
 
     def forward(self, batch: Batch) -> TokenGrid:
         x = {name: tensor.to(self.device) for name, tensor in batch.inputs.items()}
         shape = batch.shape or ()
+        way = self.settings.pooling
         if not len(batch):
-            none = self.projection.weight.new_zeros(0, 0, self.dim)
-            return TokenGrid(none, x["mask"], shape)
+            none = torch.zeros(0, 0, self.dim, dtype=self.dtype, device=self.device)
+            vector = None if way is None else none.new_zeros(0, self.dim)
+            return TokenGrid(none, x["mask"], shape, pooled=vector)
         hidden = self.backbone(
             input_ids=x["ids"], attention_mask=x["attend"].long()
         ).last_hidden_state  # (B, L, H)
         chosen = hidden.gather(1, x["keep"][..., None].expand(-1, -1, hidden.shape[-1]))
         tokens = self.projection(chosen)  # (B, T, D)
-        return TokenGrid(tokens.masked_fill(~x["mask"][..., None], 0), x["mask"], shape)
+        whole = None
+        if way is not None:
+            whole = pooled(hidden, x.get("pool", x["attend"]), way)  # (B, H)
+            whole = self.projection(whole) if self.settings.pooled_dense else whole
+        tokens = tokens.masked_fill(~x["mask"][..., None], 0)
+        return TokenGrid(tokens, x["mask"], shape, pooled=whole)
 
     def cost(self, raw: Sequence[Any], role: Role) -> list[int]:
         """Exact: the tokens that the backbone reads, those of the skiplist included."""
@@ -188,7 +159,12 @@ class TransformerText(Encoder):
         """Vocabulary entries as the tokenizer writes them, with its own signs for beginnings and
         continuations ("##ing", "Ġword") made plain: "ing", "word"; "[CLS]", "[D] ", "[MASK]"."""
         (ids, _), = self._rows([item], role)  # fmt: skip
-        kept = self._kept(torch.tensor(ids, dtype=torch.long), role).tolist()
+        every = torch.ones(1, len(ids), dtype=torch.bool)
+        kept = (
+            self._stay(torch.tensor([ids], dtype=torch.long), every, role)[0]
+            .nonzero()[:, 0]
+            .tolist()
+        )
         special = {*self.tokenizer.all_special_ids, *self._markers.values()}
         model = getattr(getattr(self.tokenizer, "backend_tokenizer", None), "model", None)
         continues = getattr(model, "continuing_subword_prefix", None) or ""
@@ -202,10 +178,8 @@ class TransformerText(Encoder):
         return labels
 
     def config(self) -> dict[str, Any]:
-        values = asdict(self.settings)
         return {
-            **values,
-            "skiplist": list(self.settings.skiplist),
+            **asdict(self.settings),
             "dtype": str(self.dtype).removeprefix("torch."),
         }
 
@@ -229,8 +203,8 @@ class TransformerText(Encoder):
         backbone = _auto_model(form).from_config(form, dtype=getattr(torch, settings.dtype))
         return cls(backbone, tokenizer, settings)
 
-    def _rows(self, raw: Sequence[Any], role: Role) -> list[tuple[list[int], int]]:
-        """Ids of each text, expansion included, and how many of them are its own."""
+    def _rows(self, raw: Sequence[Any], role: Role) -> list[tuple[list[int], list[bool]]]:
+        """Ids of each text, expansion included, and which of them the backbone attends to."""
         check_role(role)
         if isinstance(raw, str):
             raise TypeError("texts come as a sequence of str, not as one str")
@@ -239,38 +213,56 @@ class TransformerText(Encoder):
                 raise TypeError(f"text {i} is {type(text).__name__}, not str")
         if not raw:
             return []
-        s = self.settings
-        query = role == "query"
-        length = s.query_length if query else s.document_length
-        prompt = s.query_prompt if query else s.document_prompt
+        length, prompt = self.settings.length(role), self.settings.prompt(role)
         marker = self._markers[role]
+        texts = [prompt + _clean(text, length * CHARACTERS) for text in raw]
         encoded = self.tokenizer(
-            [prompt + _clean(text, length * CHARACTERS) for text in raw],
+            [text.strip() for text in texts] if self.settings.strip else texts,
             truncation=True,
             max_length=length - (marker is not None),
             padding=False,
             return_attention_mask=False,
             return_token_type_ids=False,
         )["input_ids"]
-        rows = []
-        for ids in encoded:
-            ids = list(ids)
-            if marker is not None:
-                ids.insert(self._leading, marker)
-            ids = ids or [self._expansion]
-            own = len(ids)
-            if query and s.query_expansion:
-                ids += [self._expansion] * (length - own)
-            rows.append((ids, own))
-        return rows
+        return [self._completed(list(ids), role) for ids in encoded]
 
-    def _kept(self, ids: torch.Tensor, role: Role) -> torch.Tensor:
-        """Places of the tokens of one text that stay."""
-        if role == "document":
-            places = (~torch.isin(ids, self._skipped)).nonzero()[:, 0]
-            if len(places):
-                return places
-        return torch.arange(len(ids))
+    def _completed(self, ids: list[int], role: Role) -> tuple[list[int], list[bool]]:
+        """A text's ids with expansion tokens and marker."""
+        s, marker = self.settings, self._markers[role]
+        if not ids and marker is None:
+            ids = [self._expansion]
+        attend = [True] * len(ids)
+        if role == "query" and s.query_expansion:
+            missing = (s.expansion_length or s.query_length) - len(ids) - (marker is not None)
+            more, flags = [self._expansion] * missing, [s.attend_to_expansion] * missing
+            if s.expand_left:
+                ids, attend = more + ids, flags + attend
+            else:
+                ids, attend = ids + more, attend + flags
+        if marker is not None:
+            place = self._leading if s.marker_place is None else s.marker_place
+            ids.insert(place, marker)
+            attend.insert(place, True)
+        return ids, attend
+
+    def _stay(self, ids: torch.Tensor, real: torch.Tensor, role: Role) -> torch.Tensor:
+        """(B, L) ids, (B, L) bool: the real ones -> (B, L) bool: tokens that stay."""
+        stay = real
+        if role in self.settings.skiplist_roles and len(self._skipped):
+            stay = stay & ~torch.isin(ids, self._skipped)
+        if role == "document" and self._only is not None:
+            stay = stay & torch.isin(ids, self._only)
+        return torch.where(stay.any(1, keepdim=True), stay, real)
+
+    def _prompt_tokens(self, role: Role) -> int:
+        """Tokens that a prompt alone makes, its special tokens at the start included and the one
+        at the end not."""
+        prompt = self.settings.prompt(role)
+        if not prompt:
+            return 0
+        ids = list(self.tokenizer(prompt)["input_ids"])
+        ends = bool(ids) and ids[-1] in self.tokenizer.all_special_ids
+        return len(ids) - ends + (self._markers[role] is not None)
 
     def _check_lengths(self, added: int) -> None:
         """Lengths must leave room for text beside `added` specials, and fit the positions."""
@@ -282,6 +274,12 @@ class TransformerText(Encoder):
                 raise ValueError(f"{role}_length {length} has no room for text: at least {least}")
             if length > most:
                 raise ValueError(f"{role}_length {length} is more than the backbone reads: {most}")
+
+
+def _ids_of(vocabulary: dict[str, int], words: Sequence[str]) -> torch.Tensor:
+    """Ids of the words that are entries."""
+    found = sorted(vocabulary[word] for word in words if word in vocabulary)
+    return torch.tensor(found, dtype=torch.long)
 
 
 def _entry(tokenizer: Any, marker: str | None) -> int | None:
