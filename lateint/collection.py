@@ -68,7 +68,7 @@ class Collection:
     """Files that can be searched. Make one with `create` or `open`; it is a context manager.
 
     Any number of processes may search; one at a time may add or remove (IndexLocked says who). One
-    object serves one thread.
+    object serves one call at a time, from whichever thread.
     """
 
     def __init__(self, path: Path, model: LateInteractionModel | AnyPath | None) -> None:
@@ -184,6 +184,11 @@ class Collection:
     def ids(self) -> list[str]:
         """The ids of all documents, in the order in which they were added."""
         return self._index.ids()
+
+    def texts(self, ids: Sequence[str]) -> list[str | None]:
+        """The texts that documents carry: a page's text layer, a part of a text; None for scans and
+        pictures. Raises UnknownId."""
+        return self._index.texts(ids)
 
     @property
     def model(self) -> CollectionModel:

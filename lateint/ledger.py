@@ -97,7 +97,10 @@ class Ledger:
         mode = "rwc" if create else "rw" if writable else "ro"
         try:
             self._db = sqlite3.connect(
-                f"{path.resolve().as_uri()}?mode={mode}", uri=True, timeout=30
+                f"{path.resolve().as_uri()}?mode={mode}",
+                uri=True,
+                timeout=30,
+                check_same_thread=False,  # the collection's caller lets one thread in at a time
             )
             self._db.execute("PRAGMA foreign_keys = ON")
             self._db.execute("PRAGMA synchronous = FULL" if writable else "PRAGMA query_only = ON")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -79,6 +79,26 @@ class Ragged:
         check_mask(mask, tokens)
         rows = mask.flatten().nonzero().squeeze(1)
         return cls(tokens.flatten(0, 1).index_select(0, rows), _offsets(mask.sum(1)))
+
+    @classmethod
+    def of(cls, source: Any, *, dim: int | None = None) -> Ragged:
+        """Token matrices of another library as they come from it; a Ragged is returned as it is.
+
+        source: something with `.values` and `.offsets`, a sequence of (n_i, D) tensors or arrays
+            (what sentence-transformers' `encode_document` and PyLate's `encode` return), or one
+            (B, T, D) tensor or array. Tensors keep device, dtype and gradient. Except where there are
+            offsets, rows of zeros at either end of an item are padding, as colpali-engine's models
+            write it, and are left out.
+        dim: as in `from_list`.
+
+        Raises ValueError (shapes), TypeError (not numbers).
+        """
+        if isinstance(source, Ragged):
+            return source
+        if hasattr(source, "offsets") and not callable(getattr(source, "values", None)):
+            offsets = torch.as_tensor(source.offsets, dtype=torch.int64)
+            return cls(torch.as_tensor(source.values), offsets.cpu())
+        return cls.from_list([_unpadded(torch.as_tensor(item)) for item in source], dim=dim)
 
     @classmethod
     def concat(cls, parts: Sequence[Ragged]) -> Ragged:
@@ -195,6 +215,14 @@ def check_mask(mask: Tensor, tokens: Tensor) -> None:
             f"the mask of tokens {tuple(tokens.shape)} must be bool {tuple(tokens.shape[:-1])} "
             f"with True for a real token, got {mask.dtype} {tuple(mask.shape)}"
         )
+
+
+def _unpadded(item: Tensor) -> Tensor:
+    """The rows of an item (n, D) from the first to the last that is not all zeros: a view."""
+    if item.ndim != 2:
+        return item  # from_list says what is wrong with it
+    real = item.detach().ne(0).any(1).nonzero()[:, 0]
+    return item[int(real[0]) : int(real[-1]) + 1] if len(real) else item[:0]
 
 
 def _offsets(lengths: Sequence[int] | Tensor) -> Tensor:

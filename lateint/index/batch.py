@@ -13,7 +13,14 @@ from lateint.index.catalog import check_ids, check_text, encode_metadata, some
 from lateint.index.errors import BadDocument, DuplicateId
 from lateint.index.manifest import Manifest
 from lateint.index.pooling import pool_tokens
-from lateint.index.tokens import Tokens, as_tokens, shortened, to_half
+from lateint.index.tokens import (
+    Tokens,
+    as_tokens,
+    check_filled,
+    shortened,
+    to_half,
+    without_padding,
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,7 @@ def check_batch(
     Raises DuplicateId, BadDocument, BadTokens, IndexMismatch; the message names the document.
     """
     names = check_ids(ids)
-    tokens = shortened(as_tokens(docs, manifest.dim, "document"), manifest.width)
+    tokens = _real_tokens(docs, manifest)
     tokens = to_half(pool_tokens(tokens, manifest.options.pool_factor), "document")
     if len(tokens) != len(names):
         raise BadDocument(f"got {len(names)} ids and {len(tokens)} documents; wanted one id each")
@@ -69,6 +76,13 @@ def join_batches(batches: Sequence[Batch]) -> Batch:
         [fields for batch in batches for fields in batch.metadata],
         [text for batch in batches for text in batch.texts],
     )
+
+
+def _real_tokens(docs: Any, manifest: Manifest) -> Tokens:
+    """Checked tokens without padding, as wide as the index keeps them. Raises BadTokens."""
+    tokens = without_padding(docs, as_tokens(docs, manifest.dim, "document"))
+    check_filled(tokens, "document")
+    return shortened(tokens, manifest.width)
 
 
 def _check_unique(names: list[str]) -> None:

@@ -159,7 +159,11 @@ class Index(Reading):
         metadata: Sequence[dict[str, Any]] | None = None,
         texts: Sequence[str | None] | None = None,
     ) -> None:
-        """Adds documents, whose token matrices `docs` are (see `as_tokens`): unit rows.
+        """Adds documents, whose token matrices `docs` are: unit rows.
+
+        docs: a `Ragged`, a list of 2-D arrays (tokens, width), or one 3-D array; of numpy, or tensors.
+        What sentence-transformers' `encode_document`, PyLate's `encode` and colpali-engine's models
+        return goes in as it is: rows of zeros at either end of a matrix are padding and left out.
 
         metadata: a JSON dictionary each, for `where`, `group_by` and hits; texts: what they say.
         Raises DuplicateId (twice in `ids`, or in the index already), BadTokens, BadDocument,

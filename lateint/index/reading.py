@@ -246,10 +246,15 @@ class Reading:
                 against="originals" if kept else "reconstructed tokens",
             )
 
-    def ids(self) -> list[str]:
-        """The ids of all documents, in the order in which they were added."""
+    def ids(self, where: str | None = None, params: Sequence[Any] = ()) -> list[str]:
+        """The ids of all documents, or of those for which `where` holds (as in `search`), in the order
+        in which they were added. Raises BadFilter."""
         with self._use() as catalog:
-            return [row.id for row in catalog]
+            if where is None and not params:
+                return [row.id for row in catalog]
+            numbers = self._chosen(catalog, where, params, None).numbers.tolist()
+            rows = catalog.documents(numbers)
+            return [rows[number].id for number in sorted(numbers)]
 
     def metadata(self, ids: Sequence[str]) -> list[dict[str, Any]]:
         """The metadata of the documents `ids`."""

@@ -59,7 +59,9 @@ def as_tokens(source: Any, dim: int, what: str) -> Tokens:
 
     what: the name of an item in errors ("document").
     source: something with `.values` (N, D) and `.offsets` (B+1) (a `Ragged`), a sequence of 2-D
-    arrays (n_i, D), or one 3-D array (B, T, D) in which every row is a real token.
+    arrays (n_i, D), or one 3-D array (B, T, D): numpy's, torch's of any device and dtype, or whatever
+    has `__array__`. So what sentence-transformers' `encode_document`, PyLate's `encode` and
+    colpali-engine's models return goes in as it is (see `without_padding`).
     Raises BadTokens (shape, type, NaN or infinite values, an item without tokens) or IndexMismatch
     (another width than the index has).
     """
@@ -70,9 +72,9 @@ def as_tokens(source: Any, dim: int, what: str) -> Tokens:
                 f"{what}s: values {values.shape} do not fit offsets that end at {offsets[-1]}; "
                 "wanted values (N, D) and offsets from 0 to N"
             )
-    elif hasattr(source, "ndim"):
+    elif hasattr(source, "ndim") and str(getattr(source, "dtype", "")) != "object":
         values, offsets = _dense(_array(source, what), what)
-    elif isinstance(source, Sequence) and not isinstance(source, (str, bytes)):
+    elif isinstance(source, (Sequence, np.ndarray)) and not isinstance(source, (str, bytes)):
         values, offsets = _join(
             [_array(item, f"{what} {i}") for i, item in enumerate(source)], dim, what
         )
@@ -91,8 +93,32 @@ def as_tokens(source: Any, dim: int, what: str) -> Tokens:
             over="ignore"
         ):  # what leaves float32's range becomes infinite, and is refused
             values = values.astype(np.float32)
-    _check(values, offsets, what)
-    return Tokens(values, offsets)
+    tokens = Tokens(values, offsets)
+    check_filled(tokens, what)
+    _check_finite(tokens, what)
+    return tokens
+
+
+def without_padding(source: Any, tokens: Tokens) -> Tokens:
+    """`tokens` without the rows of zeros at either end of each item, where they are padding.
+
+    colpali-engine's models return (B, T, D) with zeros where an item has no token, at the left or at
+    the right, and its users cut that into 2-D tensors: as tokens of a document such rows would lift
+    every maximum to at least 0. A unit row is never zero. Where `source` has offsets (a `Ragged`), they
+    say which rows are real, and all stay. Rows of zeros in a query add nothing to any score.
+    """
+    if hasattr(source, "offsets"):
+        return tokens
+    real: np.ndarray[Any, np.dtype[np.bool_]] = np.any(tokens.values, axis=1)
+    if real.all():
+        return tokens
+    rows, lengths = [], []
+    for first, last in zip(tokens.offsets[:-1].tolist(), tokens.offsets[1:].tolist(), strict=True):
+        places = np.flatnonzero(real[first:last])
+        start, end = (first + places[0], first + places[-1] + 1) if len(places) else (first, first)
+        rows.append(np.arange(start, end))
+        lengths.append(end - start)
+    return Tokens(tokens.values[np.concatenate(rows)], np.cumsum([0, *lengths], dtype=np.int64))
 
 
 def shortened(tokens: Tokens, width: int) -> Tokens:
@@ -175,13 +201,17 @@ def _join(arrays: list[FloatArray], dim: int, what: str) -> tuple[FloatArray, In
     return (np.concatenate(arrays) if arrays else np.zeros((0, dim), np.float32)), offsets
 
 
-def _check(values: FloatArray, offsets: IntArray, what: str) -> None:
-    empty = np.flatnonzero(np.diff(offsets) == 0)
+def check_filled(tokens: Tokens, what: str) -> None:
+    """Raises BadTokens where an item has no tokens."""
+    empty = np.flatnonzero(tokens.lengths == 0)
     if len(empty):
         raise BadTokens(f"{what} {empty[0]} has no tokens ({len(empty)} such); leave it out")
-    finite = np.isfinite(values).all(axis=1)
+
+
+def _check_finite(tokens: Tokens, what: str) -> None:
+    finite = np.isfinite(tokens.values).all(axis=1)
     if not finite.all():
-        item = int(np.searchsorted(offsets, int((~finite).argmax()), side="right")) - 1
+        item = int(np.searchsorted(tokens.offsets, int((~finite).argmax()), side="right")) - 1
         raise BadTokens(
             f"{what} {item} has NaN or infinite values; encode it again, or leave it out"
         )
