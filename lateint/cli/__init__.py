@@ -1,4 +1,4 @@
-"""The command line: index, search, add, delete, info.
+"""The command line: index, search, add, delete, info; eval, compare, mine.
 
 A thin skin over the library: it parses, calls and prints. Results go to stdout, everything else to
 stderr. Exit status: 0 done (files that could not be read are named on stderr), 1 an error (one line
@@ -16,9 +16,9 @@ from typing import Annotated, Any
 
 import typer
 
-from lateint.cli import collection
-from lateint.cli.collection import trec_id
+from lateint.cli import collection, evaluation
 from lateint.cli.shared import say
+from lateint.evaluation.qrels_run import trec_id
 
 __all__ = ["COMMANDS", "app", "main", "trec_id"]
 
@@ -28,6 +28,9 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
     collection.search,
     collection.info,
     collection.delete,
+    evaluation.eval,
+    evaluation.compare,
+    evaluation.mine,
 )
 """In the order of the help; a command is called as its function, says what its docstring says."""
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lateint.cli.shared import Json, fail, one_line, print_json, say
+from lateint.evaluation.qrels_run import trec_id
 
 if TYPE_CHECKING:
     from lateint.collection import Collection, Hit
@@ -320,17 +321,6 @@ def _run_lines(
                 say(f"query {name}: the model reads no word in {text!r}")
             for rank, hit in enumerate(hits, start=1):
                 yield f"{name} Q0 {trec_id(hit.id)} {rank} {hit.score:.6f} lateint\n"
-
-
-def trec_id(document: str) -> str:
-    """A document id without blanks, for TREC files: `%` and white space as %XX."""
-    coded = (
-        "".join(f"%{byte:02X}" for byte in character.encode())
-        if character == "%" or character.isspace()
-        else character
-        for character in document
-    )
-    return "".join(coded)
 
 
 def _read_queries(path: Path) -> Iterator[tuple[str, str]]:

@@ -48,11 +48,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """queries: how many count. runs: {system: run}, for files and further tests; not in JSON."""
+    """benchmark: its name; "" for runs by themselves. queries: how many count. documents: how many
+    there are, None: not known. runs: {system: run}, for files and further tests; not in JSON."""
 
     benchmark: str
     queries: int
-    documents: int
+    documents: int | None
     rows: tuple[Row, ...]
     runs: dict[str, Run] = field(default_factory=dict, repr=False)
 
@@ -154,22 +155,25 @@ def evaluate(
                 runs[BM25] = bm25_run(benchmark, scratch / "bm25.index", k=k)
     if not runs:
         raise BenchmarkError(f"{benchmark.name}: no head and no baseline to measure")
-    return report_runs(
-        benchmark, runs, metrics, permutations=settings.permutations, seed=settings.seed
+    report = report_runs(
+        benchmark.qrels, runs, metrics, permutations=settings.permutations, seed=settings.seed
     )
+    return replace(report, benchmark=benchmark.name, documents=len(benchmark.documents))
 
 
 def report_runs(
-    benchmark: Benchmark,
-    runs: Mapping[str, Run],
+    qrels: Mapping[str, Mapping[str, int]],
+    runs: Mapping[str, Mapping[str, Mapping[str, float]]],
     metrics: Sequence[str] = DEFAULT_METRICS,
     *,
     permutations: int = 10_000,
     seed: int = 0,
 ) -> Report:
     """The table of runs, whoever made them; the first is what the others are compared with."""
-    tables = {name: per_query(benchmark.qrels, run, metrics) for name, run in runs.items()}
+    tables = {name: per_query(qrels, run, metrics) for name, run in runs.items()}
     names = list(tables)
+    if not names:
+        raise ValueError("runs: none given")
     first = tables[names[0]][metrics[0]]
     comparisons = [
         compare(tables[name][metrics[0]], first, permutations=permutations, seed=seed)
@@ -184,7 +188,10 @@ def report_runs(
         replace(row, comparison=one, p_value=p)
         for row, one, p in zip(rows[1:], comparisons, corrected, strict=True)
     ]
-    return Report(benchmark.name, len(first), len(benchmark.documents), tuple(rows), dict(runs))
+    kept: dict[str, Run] = {
+        name: {query: dict(found) for query, found in run.items()} for name, run in runs.items()
+    }
+    return Report("", len(first), None, tuple(rows), kept)
 
 
 @dataclass(frozen=True)

@@ -74,9 +74,12 @@ def test_the_table_and_its_json(model: LateInteractionModel, benchmark: Benchmar
 def test_a_real_difference_is_found_and_luck_is_not(benchmark: Benchmark) -> None:
     good = {query: {query.removeprefix("q-"): 1.0} for query in benchmark.queries}
     bad = {query: {"kite-harbour": 1.0} for query in benchmark.queries}
-    report = report_runs(benchmark, {"good": good, "bad": bad, "again": good}, ["MRR@10"])
+    report = report_runs(benchmark.qrels, {"good": good, "bad": bad, "again": good}, ["MRR@10"])
     assert report.rows[1].p_value is not None and report.rows[1].p_value < 0.001
     assert report.rows[2].p_value == 1.0
+    assert (report.benchmark, report.documents) == ("", None)
+    with pytest.raises(ValueError, match="none given"):
+        report_runs(benchmark.qrels, {})
 
 
 def test_without_words_there_are_no_baselines(model: LateInteractionModel) -> None:
