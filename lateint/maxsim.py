@@ -57,8 +57,7 @@ def maxsim(
 
     Args:
         queries: (Bq, Lq, D) padded tokens, or Ragged (nothing is padded then).
-        documents: (Bd, Ld, D) padded tokens, or Ragged: read where they lie, without padding;
-            padded all at once where a gradient is wanted.
+        documents: (Bd, Ld, D) padded tokens, or Ragged: read where they lie, without padding.
         query_mask, document_mask: bool (Bq, Lq) and (Bd, Ld), True = a real token, anywhere in
             the row; None: all are real. Not for Ragged.
         budget: bytes of working memory for the similarities of one tile, and about as much again
@@ -148,11 +147,17 @@ def _maxima(
 ) -> Tensor:
     """Query tokens (Nq, D) against all documents: (Nq, Bd)."""
     _check_fit(rows, documents)
-    if isinstance(documents, Ragged) and not _wants_gradient(rows, documents.values):
-        _no_mask(mask, "document")
-        return _reduce_ragged(rows, documents, budget)
-    tokens, mask = _padded(documents, mask, "document")
-    return _best_matches(rows[None], tokens[None], None if mask is None else mask[None], budget)[0]
+    if not isinstance(documents, Ragged):
+        tokens, mask = _padded(documents, mask, "document")
+        mask = None if mask is None else mask[None]
+        return _best_matches(rows[None], tokens[None], mask, budget)[0]
+    _no_mask(mask, "document")
+    if not _wants_gradient(rows, documents.values):
+        return _reduce_ragged(rows, documents, budget, positions=False)[0]
+    best: Tensor = _BestMatches.apply(rows[None], documents.values, None, documents.offsets, budget)
+    empty = documents.lengths == 0
+    # filled, so that an empty document sends no gradient
+    return best[0].masked_fill(empty.to(best.device), -torch.inf) if empty.any() else best[0]
 
 
 def _padded(
@@ -187,7 +192,7 @@ def _best_matches(
     if documents.shape[2] == 0:
         mask = torch.zeros(documents.shape[:3], dtype=torch.bool, device=documents.device)
     if _wants_gradient(queries, documents):
-        best: Tensor = _BestMatches.apply(queries, documents, mask, budget)
+        best: Tensor = _BestMatches.apply(queries, documents, mask, None, budget)
     else:
         best, _ = _reduce(queries, documents, mask, budget, positions=False)
     if mask is None:
@@ -196,35 +201,51 @@ def _best_matches(
 
 
 class _BestMatches(torch.autograd.Function):
-    """`_reduce` with a gradient that needs only the positions of the maxima."""
+    """`_reduce` with a gradient that needs only the positions of the maxima; with `offsets`, of
+    one group whose documents (N, D) lie end to end, `_reduce_ragged`."""
 
     @staticmethod
     def forward(
-        ctx: Any, queries: Tensor, documents: Tensor, mask: Tensor | None, budget: int | None
+        ctx: Any,
+        queries: Tensor,
+        documents: Tensor,
+        mask: Tensor | None,
+        offsets: Tensor | None,
+        budget: int | None,
     ) -> Tensor:
-        best, position = _reduce(queries, documents, mask, budget, positions=True)
-        empty = None if mask is None else ~mask.any(-1)  # (G, n)
-        ctx.save_for_backward(queries, documents, position, empty)
+        if offsets is None:
+            best, position = _reduce(queries, documents, mask, budget, positions=True)
+            empty = None if mask is None else ~mask.any(-1)  # (G, n)
+            first = torch.arange(documents.shape[0] * documents.shape[1]) * documents.shape[2]
+        else:
+            ragged = Ragged(documents, offsets)
+            best, position = _reduce_ragged(queries[0], ragged, budget, positions=True)
+            best, position = best[None], None if position is None else position[None]
+            empty = (ragged.lengths == 0)[None].to(best.device)
+            # an empty document at the end begins after the last row
+            first = offsets[:-1].clamp(max=max(0, len(documents) - 1))
+        # the first row of each document, where all rows of `documents` lie end to end
+        first = first.view(best.shape[0], 1, best.shape[2]).to(best.device)
+        ctx.save_for_backward(queries, documents, position, empty, first)
         ctx.budget = budget
         return best
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        queries, documents, position, empty = ctx.saved_tensors
+        queries, documents, position, empty, first = ctx.saved_tensors
         dtype = gradient.dtype
-        groups, count, length, dim = documents.shape
+        groups, _, count = position.shape
+        dim = queries.shape[2]
         rows = documents.reshape(-1, dim)
         for_queries = for_documents = None
         if ctx.needs_input_grad[0]:
             for_queries = torch.zeros_like(queries, dtype=dtype)
         if ctx.needs_input_grad[1]:
             for_documents = torch.zeros_like(rows, dtype=dtype)
-        # the first row of each document in `rows`
-        first = torch.arange(groups * count, device=rows.device).view(groups, 1, count) * length
         # found, share and their sums are alive together: an eighth of the budget for each
         size = working_memory(queries, ctx.budget) // dtype.itemsize // 8
-        nothing = 0 in (*position.shape, length)
+        nothing = 0 in (*position.shape, len(rows))
         tiles = () if nothing else _tiles(groups, queries.shape[1], count, dim, size)
         for g, r, d in tiles:
             weight = gradient[g, r, d, None]  # (g, r, d, 1)
@@ -241,7 +262,7 @@ class _BestMatches(torch.autograd.Function):
             for_queries = for_queries.to(queries.dtype)
         if for_documents is not None:
             for_documents = for_documents.to(documents.dtype).view(documents.shape)
-        return for_queries, for_documents, None, None
+        return for_queries, for_documents, None, None, None
 
 
 def _reduce(
@@ -287,16 +308,20 @@ def _reduce(
     return best, position
 
 
-def _reduce_ragged(rows: Tensor, documents: Ragged, budget: int | None) -> Tensor:
-    """(Nq, D) query tokens against Ragged documents, without a gradient: (Nq, Bd) maxima.
+def _reduce_ragged(
+    rows: Tensor, documents: Ragged, budget: int | None, *, positions: bool
+) -> tuple[Tensor, Tensor | None]:
+    """(Nq, D) query tokens against Ragged documents: (Nq, Bd) maxima, -inf for a document without
+    a token; with `positions`, where in their document they stand, int32.
 
     One matmul takes the tokens of as many neighbouring documents as the budget allows, where they
     lie: nothing is padded, sorted or masked."""
     dtype = _accumulator(rows, documents.values)
     rows = rows.to(dtype)
     best = rows.new_full((len(rows), len(documents)), -torch.inf)
+    position = torch.zeros_like(best, dtype=torch.int32) if positions else None
     if 0 in best.shape:
-        return best
+        return best, position
     size = working_memory(rows, budget) // dtype.itemsize
     offsets = documents.offsets.tolist()
     with torch.autocast(rows.device.type, enabled=False):
@@ -307,9 +332,14 @@ def _reduce_ragged(rows: Tensor, documents: Ragged, budget: int | None) -> Tenso
                 similarity = rows[k : k + step] @ tokens.T  # (r, window tokens)
                 for i in range(start, stop):
                     first, last = offsets[i] - offsets[start], offsets[i + 1] - offsets[start]
-                    if first < last:
+                    if first == last:
+                        continue
+                    if position is None:
                         best[k : k + step, i] = similarity[:, first:last].amax(1)
-    return best
+                    else:
+                        found = similarity[:, first:last].max(1)
+                        best[k : k + step, i], position[k : k + step, i] = found
+    return best, position
 
 
 def _windows(offsets: list[int], tokens: int) -> Iterator[tuple[int, int]]:

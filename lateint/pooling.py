@@ -70,7 +70,8 @@ class TokenNet(nn.Module):
             raise ValueError(
                 f"this head was made for tokens of width {self.width}, got {rows.shape[-1]}"
             )
-        result: Tensor = self.layers(rows.to(self.layers[-1].weight.dtype)).squeeze(-1)
+        dtype = next(self.parameters()).dtype
+        result: Tensor = self.layers(rows.to(dtype)).squeeze(-1)
         return result
 
 

@@ -58,8 +58,7 @@ class InfoNCE(Loss):
     def forward(self, scores: Scores) -> Tensor:
         if self.negatives == "own":
             matrix, there = scores.own()
-            positive = scores.candidates == scores.positives[:, None]
-            loss = self._cross_entropy(matrix, there, positive.int().argmax(1))
+            loss = self._cross_entropy(matrix, there, scores.place_of_positive())
         else:
             there = scores.is_positive() | scores.is_negative()
             loss = self._cross_entropy(scores.matrix, there, scores.positives)
@@ -137,7 +136,7 @@ class PairwiseSoftplus(Loss):
     def forward(self, scores: Scores) -> Tensor:
         if self.negatives == "own":
             matrix, there = scores.own()
-            there = there & (scores.candidates != scores.positives[:, None])
+            there = there.scatter(1, scores.place_of_positive()[:, None], False)
         else:
             matrix, there = scores.matrix, scores.is_negative()
         if self.negatives == "hardest":

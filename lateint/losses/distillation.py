@@ -22,6 +22,7 @@ class KL(Loss):
             the teacher's scale then matters no longer to how far apart the student's scores go.
 
     Candidates without a teacher's score are left out, and queries with fewer than two others.
+    (sentence-transformers multiplies this by the student's temperature squared.)
     """
 
     def __init__(

@@ -63,8 +63,7 @@ def likely_positives(
     elif by == "teacher":
         if scores.teacher is None or scores.candidates is None:
             raise ValueError("a filter by the teacher needs Scores.teacher and Scores.candidates")
-        place = (scores.candidates == scores.positives[:, None]).int().argmax(1, keepdim=True)
-        positive = scores.teacher.gather(1, place).squeeze(1)
+        positive = scores.teacher.gather(1, scores.place_of_positive()[:, None]).squeeze(1)
         # NaN (no teacher's score) compares False: it stays
         near = scores.teacher > _limit(positive, margin, relative)[:, None]
         near &= scores.candidates != ABSENT

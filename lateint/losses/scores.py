@@ -68,15 +68,14 @@ class Targets:
     def own(self) -> Targets:
         """For a matrix that holds each query's own candidates only: column c of row q is then the
         c-th candidate of query q. Raises ValueError where there are no candidates."""
-        if self.candidates is None:
-            raise ValueError("own candidates are wanted, but Targets.candidates is None")
+        positives = _place(self.candidates, self.positives)
+        assert self.candidates is not None
         count, width = self.candidates.shape
         absent = self.candidates == ABSENT
         places = torch.arange(width, device=absent.device).expand(count, width)
         excluded = self.excluded
         if excluded is not None:
             excluded = excluded.gather(1, self.candidates.clamp(min=0)) & ~absent
-        positives = (self.candidates == self.positives[:, None]).int().argmax(1)
         return Targets(positives, places.masked_fill(absent, ABSENT), self.teacher, excluded)
 
     def scores(self, matrix: Tensor) -> Scores:
@@ -117,6 +116,10 @@ class Scores:
         """(Q,) similarity of each query and its positive."""
         return self.matrix.gather(1, self.positives[:, None]).squeeze(1)
 
+    def place_of_positive(self) -> Tensor:
+        """(Q,) int64, where among its candidates each query's positive stands."""
+        return _place(self.candidates, self.positives)
+
     def is_positive(self) -> Tensor:
         """(Q, N) bool, True at each query's positive."""
         columns = torch.arange(self.matrix.shape[1], device=self.matrix.device)
@@ -131,16 +134,13 @@ class Scores:
     def own(self) -> tuple[Tensor, Tensor]:
         """Similarities of each query's own candidates (Q, C), and (Q, C) bool: which of them are
         there and not excluded (the positive never is). Raises ValueError without candidates."""
-        if self.candidates is None:
-            raise ValueError(
-                "this loss compares each query's own candidates: give Scores.candidates "
-                "(its positive first, then hard negatives)"
-            )
+        place = _place(self.candidates, self.positives)
+        assert self.candidates is not None
         columns = self.candidates.clamp(min=0)
         there = self.candidates != ABSENT
         if self.excluded is not None:
-            is_positive = self.candidates == self.positives[:, None]
-            there &= is_positive | ~self.excluded.gather(1, columns)
+            there &= ~self.excluded.gather(1, columns)
+        there.scatter_(1, place[:, None], True)
         return self.matrix.gather(1, columns), there
 
 
@@ -162,6 +162,18 @@ class Loss(nn.Module, ABC):
     @abstractmethod
     def forward(self, scores: Scores) -> Tensor:
         """A scalar with gradients, the mean over queries."""
+
+
+def _place(candidates: Tensor | None, positives: Tensor) -> Tensor:
+    if candidates is None:
+        raise ValueError(
+            "this loss compares each query's own candidates, and there are none: give "
+            "Targets.candidates (its positive first, then hard negatives)"
+        )
+    own = candidates == positives[:, None]
+    if not bool(own.any(1).all()):
+        raise ValueError("every query's candidates must have its positive, first")
+    return own.int().argmax(1)
 
 
 def _what(tensor: Tensor) -> str:

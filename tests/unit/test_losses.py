@@ -300,7 +300,7 @@ def test_errors_say_what_was_wanted() -> None:
         Scores(matrix, positives, excluded=torch.zeros(2, 4, dtype=torch.bool))
     with pytest.raises(ValueError, match="belong to candidates"):
         Scores(matrix, positives, teacher=torch.zeros(2, 3))
-    with pytest.raises(ValueError, match=r"give Scores\.candidates"):
+    with pytest.raises(ValueError, match=r"give Targets\.candidates"):
         MarginMSE()(Scores(matrix, positives))
     with pytest.raises(ValueError, match=r"KL needs a teacher's scores"):
         KL()(Scores(matrix, positives, torch.tensor([[0, 1], [1, 2]])))

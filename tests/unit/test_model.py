@@ -221,7 +221,10 @@ def test_save_and_load(model: LateInteractionModel, tmp_path: Path) -> None:
         "format": "lateint-model",
         "version": 1,
         "encoders": {"text": "text", "page": "page"},
-        "heads": {"multi": {"dim": 32, "queries": "weighted"}, "single": {"dim": None}},
+        "heads": {
+            "multi": {"dim": 32, "queries": "weighted", "budget": None, "width": None, "hidden": 0},
+            "single": {"dim": None},
+        },
     }
     again = load(tmp_path / "m")
     assert not again.training and again.head_dim("multi") == 32 and again.head_dim("single") == 64
