@@ -149,7 +149,11 @@ def train(change: Change, live: Selection, tokens: Tokens | None, expected: int)
     points = _gather(live, tokens, chosen)
     count = options.centroids or default_centroids(expected, len(points))
     codec = Codec.train(
-        points, nbits=options.nbits, centroids=min(count, len(points)), seed=options.seed
+        points,
+        nbits=options.nbits,
+        centroids=min(count, len(points)),
+        seed=options.seed,
+        overwrite=True,  # `_gather` has made it
     )
     del points
     others = np.setdiff1d(_spread(total, held_out + MEASURED, options.seed + 1), chosen)

@@ -37,7 +37,7 @@ class Document:
 
     def fields(self) -> dict[str, Any]:
         """The metadata as a new dictionary."""
-        return dict(json.loads(self.metadata))
+        return {} if self.metadata == "{}" else dict(json.loads(self.metadata))
 
 
 class Catalog:

@@ -38,7 +38,8 @@ MOST = 65536  # centroids: a code is 16 bits
 FEWEST = 16
 PER_CENTROID = 32  # points of the sample; more: slightly better centroids, slower training
 SAMPLE_BYTES = 192 << 20  # of float32: bounds the memory of training
-BLOCK = 65536  # tokens encoded together: bounds the memory of encoding
+BLOCK = 32768  # tokens encoded together: bounds the memory of encoding
+FITTED = 1 << 16  # tokens of which the residuals' lengths are measured
 FIT = 1 << 20  # residual numbers that levels are fitted to
 LARGEST = {1: 1, 2: 10, 4: 63}  # largest level; small ones keep the kernels' sums in 16 bits
 ALONG = 64.0  # weight of the error along the token: (D - 1) cos^2 / (1 - cos^2) at cosine 0.58
@@ -104,6 +105,7 @@ class Codec:
         tokens: int | None = None,
         seed: int = 0,
         threads: int = 0,
+        overwrite: bool = False,
     ) -> Codec:
         """A codec for tokens like those of `sample` (n, D), finite floats of any type.
 
@@ -112,6 +114,7 @@ class Codec:
         and scores, larger index, slower training and slower short queries.
         tokens: how many the collection will have (default: n); only the default above needs it.
         threads: of the kernels; 0: all cores. The matrix products follow the BLAS's own setting.
+        overwrite: `sample` may be written to, which saves a copy of it.
         The same sample and seed give the same codec, byte for byte, on the same machine.
         Raises ValueError: wrong shape, NaN, no rows, impossible numbers.
         """
@@ -128,17 +131,19 @@ class Codec:
                 f"wanted {centroids} centroids of {count} tokens; ask for 1 to {min(MOST, count)}"
             )
         rotation = rotate_at_random(dim, seed)
-        points = points.astype(np.float32) @ rotation
-        trained = kmeans.train(points, centroids, seed=seed)
+        points = _rotated(points, rotation, overwrite and points is sample)
+        trained = kmeans.train(points, centroids, seed=seed, threads=threads)
         largest = np.abs(trained).max(axis=1)
         steps = np.where(largest > 0, largest / 127, 1).astype(np.float32)
         whole = np.rint(trained / steps[:, None]).astype(np.int8)
         cells = kmeans.Cells.over(whole * steps[:, None])
-        residuals = points - cells.centroids[cells.assign(points)]
+        rng = np.random.default_rng(seed)
+        some = points[np.sort(rng.choice(count, min(count, FITTED), replace=False))]
+        residuals = some - cells.centroids[cells.assign(some, threads=threads)]
         spreads = spread(residuals)
         factors = np.geomspace(*factor_range(spreads), 256).astype(np.float32)
         residuals /= spreads[:, None]
-        scale, levels, boundaries = fit(residuals, nbits, np.random.default_rng(seed))
+        scale, levels, boundaries = fit(residuals, nbits, rng)
         return cls(rotation, whole, steps, scale, levels, boundaries, factors)
 
     def rotate(self, values: Array) -> F32:
@@ -156,7 +161,7 @@ class Codec:
         for first in range(0, len(values), BLOCK):
             part = slice(first, first + BLOCK)
             rotated = self.rotate(values[part])
-            codes[part] = self.cells.assign(rotated)
+            codes[part] = self.cells.assign(rotated, threads=threads)
             packed[part], factor[part] = self._residuals(rotated, codes[part], threads)
         return Codes(codes, packed, factor)
 
@@ -274,6 +279,15 @@ def rotate_at_random(dim: int, seed: int) -> F32:
     noise = np.random.default_rng(seed).standard_normal((dim, dim))
     turned, triangle = np.linalg.qr(noise)
     return np.ascontiguousarray(turned * np.sign(np.diag(triangle)), np.float32)
+
+
+def _rotated(points: Array, rotation: F32, overwrite: bool) -> Array:
+    """points (n, D) @ rotation in the points' own type, or over them, block by block."""
+    out = points if overwrite else np.empty_like(points)
+    for first in range(0, len(points), BLOCK):
+        part = slice(first, first + BLOCK)
+        out[part] = points[part].astype(np.float32) @ rotation
+    return out
 
 
 def spread(residuals: F32) -> F32:

@@ -57,7 +57,7 @@ class Rates:
         """On this machine, for tokens of this width; takes about a second."""
         rng = np.random.default_rng(0)
         points = rng.standard_normal((2048, width)).astype(np.float32)
-        compare = _seconds(lambda: kmeans.nearest(points, points[:1024]))
+        compare = _seconds(lambda: kmeans.nearest(points, points[:1024], threads=1))
         docs, length = 200, 50
         tokens = docs * length
         offsets = np.arange(docs + 1, dtype=np.int64) * length
@@ -68,14 +68,15 @@ class Rates:
         if nbits == 16:
             return cls(compare / (2048 * 1024 * width), half=half / per_dim, measured=True)
         scale = np.ones(width, np.float32)
-        asked = kernels.prepare(query, points[:1024], scale)
+        whole, steps = np.ones((1024, width), np.int8), np.ones(1024, np.float32)
+        asked = kernels.prepare(query, whole, steps, scale)
         table = kernels.table(asked, threads=1)
         codes = rng.integers(0, 1024, tokens).astype(np.uint16)
         packed = rng.integers(0, 256, (tokens, kernels.packed_bytes(width, nbits))).astype(np.uint8)
         levels = (2 * np.arange(1 << nbits) - (1 << nbits) + 1).astype(np.int8)
         factor = np.ones(tokens, np.float32)
         ask = _seconds(
-            lambda: kernels.table(kernels.prepare(query, points[:1024], scale), threads=1)
+            lambda: kernels.table(kernels.prepare(query, whole, steps, scale), threads=1)
         )
         scan = _seconds(lambda: kernels.scan(table.bytes, codes, offsets, None, threads=1))
         score = _seconds(

@@ -1,11 +1,12 @@
 """K-means in two levels: trains thousands of centroids, finds the nearest one, in seconds on a core.
 
-Knows vectors, not tokens, files or bits. Numpy only; the work is in matrix products.
+Knows vectors, not tokens, files or bits. The work is in the kernels' comparison of points with
+centroids (`kernels.nearest`).
 
 Plain Lloyd iterations compare every point with every centroid: 814,000 points x 8,192 centroids x
 128 dimensions are 1.7 TFLOP each. Here the centroids are themselves put into coarse cells, every
 cell has a list of the centroids nearest to its middle, and a point is compared with the list of its
-own cell only. Points are sorted by cell, so that each cell is one matrix product. Training starts
+own cell only. Points are ordered by cell, so that each cell is one matrix product. Training starts
 the same way: coarse cells of the sample first, then centroids inside each cell, then a few
 iterations over all of them together.
 
@@ -15,9 +16,8 @@ what comes out is the plain mean of each centroid's points, and the nearest cent
 smallest Euclidean distance: that leaves the codec the shortest residual (an eighth less energy than
 the unit centroid at a mean cosine of 0.75), and a query's product with it is the mean score.
 
-Deterministic: the same points and seed give the same bytes on the same machine. Products are taken
-in blocks of which the sizes depend on the data alone; how a BLAS adds inside of one may differ
-between processors, and with it the last bit of a centroid.
+Deterministic: the same points and seed give the same bytes on the same machine, whatever the number
+of threads. How sums are added may differ between processors, and with it the last bit of a centroid.
 """
 
 from __future__ import annotations
@@ -28,12 +28,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lateint.index import kernels
+
 F32 = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.floating[Any]]  # float16 or float32
 
 PLAIN = 1024  # up to so many centroids one level is as fast
-ROWS = 512  # points compared with centroids in one product: the scores stay in the cache
-BLOCK = 65536  # points sorted by cell together: bounds the memory of an assignment
+BLOCK = 32768  # points handled together: bounds the memory beside them
+LISTS = 64  # cells of which the lists are made together
 ITERATIONS = 6  # inside the coarse cells, then over all centroids
 REFINEMENTS = 3
 
@@ -46,8 +49,9 @@ class Cells:
     """
 
     centroids: F32  # (K, D)
+    half: F32  # (K,) half their squared lengths
     middles: F32  # (C, D); C = 0: every point is compared with every centroid
-    lists: Ints  # (C, L) the centroids that a point of a cell is compared with, ascending
+    lists: npt.NDArray[np.uint32]  # (C, L) what a point of a cell is compared with, ascending
 
     @classmethod
     def over(cls, centroids: F32, *, listed: int | None = None) -> Cells:
@@ -57,44 +61,47 @@ class Cells:
         Larger: more points find their true nearest centroid, slower in proportion.
         """
         count, dim = centroids.shape
+        half = _half_norms(centroids)
         if count <= PLAIN:
-            return cls(centroids, np.zeros((0, dim), np.float32), np.zeros((0, 0), np.int64))
+            none = np.zeros((0, 0), np.uint32)
+            return cls(centroids, half, np.zeros((0, dim), np.float32), none)
         cells = int(4 * np.sqrt(count))
         listed = min(count, listed or int(11 * np.sqrt(count)))
         rng = np.random.default_rng(count)
         middles = _lloyd(centroids, cells, 4, rng)
-        near = middles @ centroids.T - _half_norms(centroids)
-        lists = np.sort(np.argpartition(-near, listed - 1, axis=1)[:, :listed], axis=1)
-        return cls(centroids, middles, lists.astype(np.int64))
+        lists = np.empty((cells, listed), np.uint32)
+        for first in range(0, cells, LISTS):
+            far = half - middles[first : first + LISTS] @ centroids.T
+            near = np.argpartition(far, listed - 1, axis=1)[:, :listed]
+            lists[first : first + LISTS] = np.sort(near, axis=1)
+        return cls(centroids, half, middles, lists)
 
-    def assign(self, points: F32) -> Ints:
+    def assign(self, points: Floats, *, threads: int = 0) -> Ints:
         """The nearest centroid (approximately: see `over`) of every point, (N,) int64."""
         codes = np.empty(len(points), np.int64)
         for first in range(0, len(points), BLOCK):
-            codes[first : first + BLOCK] = self._block(points[first : first + BLOCK])
+            block = np.ascontiguousarray(points[first : first + BLOCK], np.float32)
+            codes[first : first + BLOCK] = self._block(block, threads)
         return codes
 
-    def _block(self, points: F32) -> Ints:
+    def _block(self, points: F32, threads: int) -> npt.NDArray[np.uint32]:
         if not len(self.middles):
-            return nearest(points, self.centroids)
-        cells = nearest(points, self.middles)
+            return kernels.nearest(points, self.centroids, self.half, threads=threads)
+        cells = nearest(points, self.middles, threads=threads)
         order = np.argsort(cells, kind="stable")
-        points = points[order]
         ends = np.searchsorted(cells[order], np.arange(len(self.middles) + 1))
-        codes = np.empty(len(points), np.int64)
-        for cell in np.flatnonzero(np.diff(ends)):
-            part = slice(ends[cell], ends[cell + 1])
-            members = self.lists[cell]
-            codes[order[part]] = members[nearest(points[part], self.centroids[members])]
-        return codes
+        return kernels.nearest_listed(
+            points, order, ends, self.centroids, self.half, self.lists, threads=threads
+        )
 
 
-def train(sample: npt.NDArray[np.floating[Any]], count: int, *, seed: int = 0) -> F32:
+def train(sample: Floats, count: int, *, seed: int = 0, threads: int = 0) -> F32:
     """`count` centroids (count, D) float32 of the points `sample` (n, D), finite floats.
 
     count: larger: closer centroids, slower. More than n are not possible; equal points may leave
     several centroids in one place, where the later ones are never the nearest.
-    Raises ValueError: a sample of another shape, without points or with values that are not finite.
+    Memory beside a float16 or float32 sample: some blocks of it. Raises ValueError: a sample of
+    another shape, without points or with values that are not finite.
     """
     points = _checked(sample)
     if not 1 <= count <= len(points):
@@ -103,37 +110,37 @@ def train(sample: npt.NDArray[np.floating[Any]], count: int, *, seed: int = 0) -
         )
     rng = np.random.default_rng(seed)
     if count <= PLAIN:
-        centroids = _lloyd(points, count, ITERATIONS + REFINEMENTS, rng)
-        return _means(points, nearest(points, centroids), centroids)
-    centroids = _within(points, count, rng)
+        centroids = _lloyd(points, count, ITERATIONS + REFINEMENTS, rng, threads)
+        return _means(points, nearest(points, centroids, threads=threads), centroids)
+    centroids = _within(points, count, rng, threads)
     for _ in range(REFINEMENTS):
-        codes = Cells.over(centroids).assign(points)
+        codes = Cells.over(centroids).assign(points, threads=threads)
         centroids = _moved(points, codes, centroids, rng)
-    return _means(points, Cells.over(centroids).assign(points), centroids)
+    return _means(points, Cells.over(centroids).assign(points, threads=threads), centroids)
 
 
-def nearest(points: F32, centroids: F32) -> Ints:
+def nearest(points: Floats, centroids: F32, *, threads: int = 0) -> Ints:
     """The centroid of the smallest Euclidean distance to each point, compared with all, (N,)."""
-    shift, columns = _half_norms(centroids), np.ascontiguousarray(centroids.T)
+    half = _half_norms(centroids)
     codes = np.empty(len(points), np.int64)
-    for first in range(0, len(points), ROWS):
-        scores = points[first : first + ROWS] @ columns
-        scores -= shift
-        codes[first : first + ROWS] = scores.argmax(axis=1)
+    for first in range(0, len(points), BLOCK):
+        block = np.ascontiguousarray(points[first : first + BLOCK], np.float32)
+        found = kernels.nearest(block, centroids, half, threads=threads)
+        codes[first : first + BLOCK] = found
     return codes
 
 
-def _within(points: F32, count: int, rng: np.random.Generator) -> F32:
+def _within(points: Floats, count: int, rng: np.random.Generator, threads: int) -> F32:
     """Centroids trained cell by cell: coarse cells first, then each cell's share of `count`."""
     coarse = int(np.sqrt(count))
     some = np.sort(rng.choice(len(points), min(len(points), 64 * coarse), replace=False))
-    middles = _lloyd(points[some], coarse, ITERATIONS, rng)
-    cells = nearest(points, middles)
+    middles = _lloyd(points[some], coarse, ITERATIONS, rng, threads)
+    cells = nearest(points, middles, threads=threads)
     order = np.argsort(cells, kind="stable")
     sizes = np.bincount(cells, minlength=coarse)
     ends = np.concatenate([[0], np.cumsum(sizes)])
     found = [
-        _lloyd(points[order[ends[cell] : ends[cell + 1]]], int(share), ITERATIONS, rng)
+        _lloyd(points[order[ends[cell] : ends[cell + 1]]], int(share), ITERATIONS, rng, threads)
         for cell, share in enumerate(_shares(sizes, count))
         if share
     ]
@@ -147,15 +154,18 @@ def _shares(sizes: Ints, count: int) -> Ints:
     return shares
 
 
-def _lloyd(points: F32, count: int, iterations: int, rng: np.random.Generator) -> F32:
+def _lloyd(
+    points: Floats, count: int, iterations: int, rng: np.random.Generator, threads: int = 0
+) -> F32:
     """Plain spherical k-means from `count` points drawn at random; unit rows."""
     centroids = _unit(points[np.sort(rng.choice(len(points), count, replace=False))])
     for _ in range(iterations if count < len(points) else 0):
-        centroids = _moved(points, nearest(points, centroids), centroids, rng)
+        codes = nearest(points, centroids, threads=threads)
+        centroids = _moved(points, codes, centroids, rng)
     return centroids
 
 
-def _moved(points: F32, codes: Ints, centroids: F32, rng: np.random.Generator) -> F32:
+def _moved(points: Floats, codes: Ints, centroids: F32, rng: np.random.Generator) -> F32:
     """Unit centroids in the middle of their points; one that has none starts again at a point,
     drawn with a chance in proportion to its squared distance from the centroid it has now."""
     moved = _unit(_means(points, codes, centroids))
@@ -170,23 +180,25 @@ def _moved(points: F32, codes: Ints, centroids: F32, rng: np.random.Generator) -
     return moved
 
 
-def _means(points: F32, codes: Ints, centroids: F32) -> F32:
+def _means(points: Floats, codes: Ints, centroids: F32) -> F32:
     """The mean of each centroid's points; where there are none, what it was."""
     sizes = np.bincount(codes, minlength=len(centroids))
     used = np.flatnonzero(sizes)
     order = np.argsort(codes, kind="stable")
     starts = np.concatenate([[0], np.cumsum(sizes[used])])
     means = centroids.copy()
-    for first in range(0, len(used), 1024):  # in pieces: no sorted copy of all points at once
+    for first in range(0, len(used), 1024):  # in pieces: no ordered copy of all points at once
         piece = slice(first, min(first + 1024, len(used)))
         begin, end = starts[piece.start], starts[piece.stop]
-        sums = np.add.reduceat(points[order[begin:end]], starts[piece] - begin, axis=0)
+        some = points[order[begin:end]].astype(np.float32, copy=False)
+        sums = np.add.reduceat(some, starts[piece] - begin, axis=0)
         means[used[piece]] = (sums / sizes[used[piece], None]).astype(np.float32)
     return means
 
 
-def _unit(rows: F32) -> F32:
-    """Rows of unit length; zero rows stay."""
+def _unit(rows: Floats) -> F32:
+    """Rows of unit length, float32; zero rows stay."""
+    rows = rows.astype(np.float32, copy=False)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.asarray(rows / np.where(lengths > 0, lengths, 1), np.float32)
 
@@ -205,13 +217,14 @@ def _half_norms(centroids: F32) -> F32:
     return half
 
 
-def _checked(sample: npt.NDArray[np.floating[Any]]) -> F32:
+def _checked(sample: Floats) -> Floats:
     points = np.asarray(sample)
     if points.ndim != 2 or not points.size or points.dtype.kind != "f":
         raise ValueError(
             f"points are {points.dtype} {points.shape}; wanted floats (n, D), one row at least"
         )
-    points = np.ascontiguousarray(points, np.float32)
+    if points.dtype not in (np.float16, np.float32):
+        points = points.astype(np.float32)
     bad = ~np.isfinite(points).all(axis=1)
     if bad.any():
         raise ValueError(

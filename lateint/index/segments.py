@@ -196,7 +196,10 @@ class SegmentFile:
             counts = np.maximum(-(-stop // self._block) - low, 0)
             ends = np.cumsum(counts)
             blocks = np.arange(ends[-1]) + np.repeat(low - (ends - counts), counts)
-            self._compare(np.unique(blocks[~self._checked[blocks]]))
+            new = np.unique(blocks[~self._checked[blocks]])
+            self._compare(new)
+            if not len(new) and self._all_checked(self._starts[name], array.nbytes):
+                self._whole.add(name)
         return array
 
     def check(self) -> None:
@@ -212,6 +215,9 @@ class SegmentFile:
     def _check(self, start: int, stop: int) -> None:
         first, last = start // self._block, -(-stop // self._block)
         self._compare(first + np.flatnonzero(~self._checked[first:last]))
+
+    def _all_checked(self, start: int, size: int) -> bool:
+        return bool(self._checked[start // self._block : -(-(start + size) // self._block)].all())
 
     def _compare(self, blocks: IntArray) -> None:
         size = self._block

@@ -89,16 +89,54 @@ def reconstruct(
     return out
 
 
-def table(scores: Array, tokens: int, padded: int, threads: int) -> tuple[Array, float, float]:
+def product(whole: Array, steps: Array, query: Array, threads: int) -> tuple[Array, Array, Array]:
+    """See `lateint.index.kernels.prepare` and `Query`: scores, low, high."""
+    tokens = len(query)
+    padded = np.zeros((-(-tokens // 8) * 8, query.shape[1]), np.float32)
+    padded[:tokens] = query
+    scores = np.ascontiguousarray((whole.astype(np.float32) @ padded.T) * steps[:, None])
+    if not len(scores):
+        return scores, np.full(len(padded), np.inf, np.float32), np.full(len(padded), -np.inf, "f")
+    return scores, scores.min(axis=0), scores.max(axis=0)
+
+
+def table(
+    scores: Array, low: Array, high: Array, tokens: int, padded: int, threads: int
+) -> tuple[Array, float, float]:
     """See `lateint.index.kernels.table`."""
     out = np.zeros((len(scores), padded), np.uint8)
-    own = scores[:, :tokens]
-    floor = own.min(axis=0)
-    step = np.float32((own.max(axis=0) - floor).max() / np.float32(255))
+    own, floor = scores[:, :tokens], low[:tokens]
+    step = np.float32((high[:tokens] - floor).max() / np.float32(255))
     if step > 0:
         inverse = np.float32(1) / step
         out[:, :tokens] = np.minimum((own - floor) * inverse + np.float32(0.5), 255)
     return out, float(step), float(floor.sum(dtype=np.float64))
+
+
+def nearest(points: Array, centroids: Array, half: Array, threads: int) -> Array:
+    columns = np.ascontiguousarray(centroids.T)
+    codes = np.empty(len(points), np.uint32)
+    for low in range(0, len(points), 512):  # the scores stay in the cache
+        scores = points[low : low + 512] @ columns
+        scores -= half
+        codes[low : low + 512] = scores.argmax(axis=1)
+    return codes
+
+
+def nearest_listed(
+    points: Array,
+    order: Array,
+    ends: Array,
+    centroids: Array,
+    half: Array,
+    lists: Array,
+    threads: int,
+) -> Array:
+    codes = np.zeros(len(points), np.uint32)
+    for cell in np.flatnonzero(np.diff(ends)):
+        rows, members = order[ends[cell] : ends[cell + 1]], lists[cell]
+        codes[rows] = members[nearest(points[rows], centroids[members], half[members], 1)]
+    return codes
 
 
 def scan(

@@ -1,5 +1,5 @@
 // Any processor: plain C++ in the shape of the others, eight query tokens at a time.
-#include "kernels_impl.h"
+#include "kernels_build.h"
 
 namespace lateint {
 namespace {

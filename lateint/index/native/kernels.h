@@ -58,7 +58,7 @@ struct ScanJob {
     int width;  // 16, or a multiple of 32
 };
 
-// Where the packed residual of a token goes when it is decoded: see decode() in kernels_impl.h.
+// Where the packed residual of a token goes when it is decoded: see decode() in kernels_int.h.
 struct Layout {
     int nbits, per;         // per: dimensions in a byte
     int bytes;              // of a packed token
@@ -100,21 +100,45 @@ struct ScoreJob {
 struct HalfJob {
     Documents documents;
     const uint16_t* values;  // [tokens, dim] float16
-    const float* query;      // made by `arrange_half`
+    const float* query;      // made by `arrange_floats`
     int tokens, padded, dim;
+};
+
+struct ProductJob {
+    const int8_t* whole;  // [centroids, dim]
+    const float* steps;   // [centroids]
+    const float* query;   // made by `arrange_floats`
+    int padded, dim;
+};
+
+constexpr int kNearestBlock = 128;  // centroids that a point meets at a time
+
+struct NearestJob {
+    const float* points;    // [n, dim]
+    const int64_t* order;   // which points, or null: all
+    const float* lanes;     // centroids, made by `arrange_floats`
+    const float* lead;      // [padded] half the squared length of each, negative; lowest in the padding
+    const uint32_t* names;  // [padded] what to call each centroid, or null: its number
+    int padded, dim;
 };
 
 struct Kernels {
     const char* name;
     // The query as the kernels read it: padded * positions values out of [tokens, dim].
     void (*arrange)(const int8_t* q8, int tokens, int padded, int dim, const Layout&, int8_t* out);
-    void (*arrange_half)(const float* query, int tokens, int padded, int dim, float* out);
+    void (*arrange_floats)(const float* rows, const uint32_t* names, int count, int padded,
+                           int dim, float* out);
     // Items first to last (exclusive); out belongs to item 0.
     Fault (*scan)(const ScanJob&, int64_t first, int64_t last, uint32_t* out);
     Fault (*score)(const ScoreJob&, int64_t first, int64_t last, float* out);
     // Tokens first to last: out[t * stride + token].
     Fault (*score_tokens)(const ScoreJob&, int64_t first, int64_t last, float* out, int64_t stride);
     Fault (*half)(const HalfJob&, int64_t first, int64_t last, float* out);
+    // Rows first to last of out [centroids, padded]; low, high [padded] take them in.
+    void (*product)(const ProductJob&, int64_t first, int64_t last, float* out, float* low,
+                    float* high);
+    // Points first to last (of the order): out[point] is its nearest centroid.
+    void (*nearest)(const NearestJob&, int64_t first, int64_t last, uint32_t* out);
     // Level indices of tokens, packed.
     void (*quantise)(const float* values, const float* centroids, const uint16_t* codes,
                      const float* scale, const float* boundaries, int dim, int nbits,
@@ -122,9 +146,6 @@ struct Kernels {
     void (*reconstruct)(const uint16_t* codes, const uint8_t* packed, const float* centroids,
                         const float* scale, const int8_t* levels, const float* factor, int dim,
                         int nbits, int64_t first, int64_t last, float* out);
-    // Smallest and largest of each column of scores [rows, padded].
-    void (*range)(const float* scores, int padded, int64_t first, int64_t last, float* low,
-                  float* high);
     void (*to_bytes)(const float* scores, int tokens, int padded, int width, const float* floor,
                      float inverse, int64_t first, int64_t last, uint8_t* out);
 };

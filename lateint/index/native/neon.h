@@ -8,7 +8,7 @@
 #include <arm_neon.h>
 #endif
 
-#include "kernels_impl.h"
+#include "kernels_build.h"
 
 namespace lateint {
 namespace {

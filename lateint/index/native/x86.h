@@ -11,7 +11,7 @@
 #include <immintrin.h>
 #endif
 
-#include "kernels_impl.h"
+#include "kernels_build.h"
 
 namespace lateint {
 namespace {

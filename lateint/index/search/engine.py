@@ -122,7 +122,7 @@ def prepare(group: Group, queries: Tokens) -> list[Query]:
     """The queries as a codec's kernels want them."""
     codec = group.codec.codec
     rotated = Tokens(codec.rotate(queries.values), queries.offsets)
-    return [kernels.prepare(query, codec.centroids, codec.scale) for query in rotated]
+    return [kernels.prepare(query, codec.whole, codec.steps, codec.scale) for query in rotated]
 
 
 def _search(selection: Selection, queries: Tokens, settings: Settings) -> Iterator[Found]:

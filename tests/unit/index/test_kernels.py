@@ -1,5 +1,5 @@
 """Native kernels against the numpy reference: the same integers, floats to 1e-5, on every
-instruction set that this processor has (test_kernels_simde.py: those that it has not)."""
+instruction set that this processor has (CMake's option LATEINT_SIMDE builds those that it has not)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ class Case:
 
     query: Query
     raw: np.ndarray  # (T, D) float32
-    centroids: np.ndarray
+    whole: np.ndarray
+    steps: np.ndarray
+    centroids: np.ndarray  # whole * steps
     scale: np.ndarray
     values: np.ndarray  # (N, D) float32
     codes: np.ndarray
@@ -63,7 +65,9 @@ def case(
     random = np.random.default_rng([seed, dim, nbits, tokens])
     levels = LEVELS[nbits] if levels is None else levels
     count = sum(lengths)
-    centres = random.normal(size=(centroids, dim)).astype(np.float32) / np.float32(dim**0.5)
+    whole = random.integers(-127, 128, (centroids, dim)).astype(np.int8)
+    steps = random.uniform(0.5, 1.5, centroids).astype(np.float32) / np.float32(73 * dim**0.5)
+    centres = whole * steps[:, None]
     codes = random.integers(0, centroids, count).astype(np.uint16)
     scale = random.uniform(0.5, 1.5, dim).astype(np.float32) / np.float32(63 * dim**0.5)
     index = random.integers(0, 1 << nbits, (count, dim)).astype(np.uint8)
@@ -72,8 +76,22 @@ def case(
     raw = random.normal(size=(tokens, dim)).astype(np.float32)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     factor = random.uniform(0.8, 1.2, count).astype(np.float32)
-    query = kernels.prepare(raw, centres, scale, limit=limit)
-    return Case(query, raw, centres, scale, values, codes, packed, offsets, levels, factor, nbits)
+    query = kernels.prepare(raw, whole, steps, scale, limit=limit)
+    return Case(
+        query,
+        raw,
+        whole,
+        steps,
+        centres,
+        scale,
+        values,
+        codes,
+        packed,
+        offsets,
+        levels,
+        factor,
+        nbits,
+    )
 
 
 def scores(by: ModuleType, c: Case, positions: Any = None, factor: Any = None, threads: int = 1):
@@ -82,6 +100,75 @@ def scores(by: ModuleType, c: Case, positions: Any = None, factor: Any = None, t
         q.q8, q.step, q.scores, c.codes, c.packed, c.offsets, positions, c.levels, factor, c.nbits,
         threads,
     )  # fmt: skip
+
+
+def replaced(query: Query) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return query.scores, query.low, query.high
+
+
+@pytest.mark.parametrize("tokens", [1, 7, 8, 9, 16, 17, 24, 33, 70])
+@pytest.mark.parametrize("dim", [1, 5, 48, 128, 1024])
+def test_product(isa: str, dim: int, tokens: int) -> None:
+    c = case(dim=dim, tokens=tokens, centroids=300)
+    for threads in (1, 3):
+        got = native.product(c.whole, c.steps, c.raw, threads)
+        for one, other in zip(got, reference.product(c.whole, c.steps, c.raw, 1), strict=True):
+            np.testing.assert_allclose(one, other, 1e-5, 1e-5)
+    np.testing.assert_allclose(got[0][:, :tokens], c.centroids @ c.raw.T, 1e-4, 1e-4)
+    assert not got[0][:, tokens:].any()
+    np.testing.assert_array_equal(got[1], got[0].min(axis=0))
+    np.testing.assert_array_equal(got[2], got[0].max(axis=0))
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 120, 128, 129, 300])
+@pytest.mark.parametrize("dim", [1, 5, 48, 128, 1024])
+def test_nearest(isa: str, dim: int, count: int) -> None:
+    """Whole numbers, so that sums are exact and of equal distances the first is the answer."""
+    random = np.random.default_rng([dim, count])
+    points = random.integers(-9, 10, (77, dim)).astype(np.float32)
+    centroids = random.integers(-9, 10, (count, dim)).astype(np.float32)
+    half = (centroids**2).sum(axis=1) / 2
+    gaps = ((points[:, None] - centroids) ** 2).sum(axis=2)
+    for threads in (1, 3):
+        got = kernels.nearest(points, centroids, half, threads=threads)
+        np.testing.assert_array_equal(got, gaps.argmin(axis=1))
+    np.testing.assert_array_equal(reference.nearest(points, centroids, half, 1), got)
+    lists = np.sort(random.integers(0, count, (5, 9)).astype(np.uint32), axis=1)
+    cells = random.integers(0, 4, len(points))  # the fifth has none
+    order = np.argsort(cells, kind="stable")
+    ends = np.searchsorted(cells[order], np.arange(6))
+    among = np.take_along_axis(gaps, lists[cells].astype(np.int64), axis=1).argmin(axis=1)
+    want = lists[cells, among]
+    given = (points, order, ends, centroids, half, lists)
+    np.testing.assert_array_equal(kernels.nearest_listed(*given, threads=2), want)
+    np.testing.assert_array_equal(reference.nearest_listed(*given, 1), want)
+
+
+def test_lists_of_centroids_that_do_not_fit() -> None:
+    points, half = np.zeros((4, 8), np.float32), np.zeros(3, np.float32)
+    centroids = np.zeros((3, 8), np.float32)
+    good = {
+        "order": np.arange(4),
+        "ends": i64(0, 4),
+        "lists": np.array([[0, 2]], np.uint32),
+    }
+    for name, bad in (
+        ("order", i64(0, 1, 2, 4)),
+        ("order", i64(0, 1, 2)),
+        ("ends", i64(0, 5)),
+        ("ends", i64(-1, 4)),
+        ("ends", i64(0, 2, 4)),
+        ("lists", np.array([[0, 3]], np.uint32)),
+        ("lists", np.zeros((1, 0), np.uint32)),
+        ("lists", np.array([[0, 1]], np.int64)),
+    ):
+        own = {**good, name: bad}
+        with pytest.raises(ValueError, match=name):
+            kernels.nearest_listed(points, own["order"], own["ends"], centroids, half, own["lists"])
+    with pytest.raises(ValueError, match="half"):
+        kernels.nearest(points, centroids, half[:2])
+    with pytest.raises(ValueError, match="centroids"):
+        kernels.nearest(points, centroids[:0], half[:0])
 
 
 @pytest.mark.parametrize("nbits", [1, 2, 4])
@@ -124,7 +211,8 @@ def test_integers_are_exact(isa: str, dim: int, nbits: int, size: str) -> None:
     }[size].astype(np.int8)
     index = random.integers(0, 1 << nbits, (count, dim)).astype(np.uint8)
     index[0], index[1], index[2, ::2] = 0, (1 << nbits) - 1, 0
-    query = Query(q8, np.ones(tokens, np.float32), np.zeros((3, tokens), np.float32))
+    none = np.zeros(tokens, np.float32)
+    query = Query(q8, np.ones(tokens, np.float32), np.zeros((3, tokens), np.float32), none, none)
     got = kernels.score_tokens(
         query, np.zeros(count, np.uint16), kernels.pack(index, nbits), levels
     )
@@ -173,7 +261,7 @@ def test_many_documents_on_two_threads(isa: str) -> None:
 def test_scan(isa: str, tokens: int) -> None:
     c = case(dim=32, tokens=tokens, lengths=(1, 2, 3, 4, 5, 6, 0, 9, 400), centroids=300)
     made = kernels.table(c.query)
-    want = reference.table(c.query.scores, tokens, made.bytes.shape[1], 1)
+    want = reference.table(*replaced(c.query), tokens, made.bytes.shape[1], 1)
     np.testing.assert_array_equal(made.bytes, want[0])
     np.testing.assert_allclose(made[1:], want[1:], 1e-6)
     assert made.bytes.max() == 255 and not made.bytes[:, tokens:].any()
@@ -379,11 +467,11 @@ def test_lists_that_do_not_fit() -> None:
 def test_queries_that_do_not_fit() -> None:
     c = case()
     with pytest.raises(ValueError, match="NaN"):
-        kernels.prepare(np.full_like(c.raw, np.nan), c.centroids, c.scale)
+        kernels.prepare(np.full_like(c.raw, np.nan), c.whole, c.steps, c.scale)
     with pytest.raises(ValueError, match="tokens"):
-        kernels.prepare(c.raw[:0], c.centroids, c.scale)
+        kernels.prepare(c.raw[:0], c.whole, c.steps, c.scale)
     with pytest.raises(ValueError, match="limit"):
-        kernels.prepare(c.raw, c.centroids, c.scale, limit=128)
+        kernels.prepare(c.raw, c.whole, c.steps, c.scale, limit=128)
     with pytest.raises(ValueError, match="-128"):
         replace(c.query, q8=np.full_like(c.query.q8, -128))
     with pytest.raises(ValueError, match="scores"):
@@ -392,7 +480,7 @@ def test_queries_that_do_not_fit() -> None:
 
 def test_a_zero_query_token_is_fine(isa: str) -> None:
     c = case(tokens=2)
-    query = kernels.prepare(np.zeros_like(c.raw), c.centroids, c.scale)
+    query = kernels.prepare(np.zeros_like(c.raw), c.whole, c.steps, c.scale)
     got = kernels.score(query, c.codes, c.packed, c.offsets[:3], None, c.levels)
     np.testing.assert_array_equal(got, 0)
     assert not kernels.table(query).bytes.any()

@@ -1,0 +1,246 @@
+// Kernels in floats: exact MaxSim over float16 tokens, query times centroids, nearest centroids.
+//
+// All three are products of rows (document tokens, centroids, points) with what was laid out in the
+// lanes of vectors beforehand (query tokens, query tokens, centroids): `multiply` is their one loop.
+#pragma once
+
+#include "kernels_int.h"
+
+namespace lateint {
+namespace {
+
+constexpr int kRows = kBuffer / 2;  // floats of rows that are held in the first-level cache
+
+// [vector][dimension][row of the vector]: the vector that begins at row t lies at t * dim. Rows
+// beyond `count` are zero. names: which rows; null: the first `count`.
+template <class Isa>
+void arrange_floats(const float* rows, const uint32_t* names, int count, int padded, int dim,
+                    float* out) {
+    each_vector<Isa>(padded, [&](int at, int lanes) {
+        float* block = out + static_cast<size_t>(at) * dim;
+        for (int lane = 0; lane < lanes; ++lane) {
+            const int row = at + lane;
+            if (row >= count) {
+                for (int d = 0; d < dim; ++d) block[d * lanes + lane] = 0.0f;
+                continue;
+            }
+            const float* x = rows + static_cast<size_t>(names ? names[row] : row) * dim;
+            for (int d = 0; d < dim; ++d) block[d * lanes + lane] = x[d];
+        }
+    });
+}
+
+// acc += rows (DOCS of them, `stride` floats apart) times QV vectors of lanes.
+template <class Unit, int DOCS, int QV>
+inline void multiply(const float* lanes, int dim, const float* const (&rows)[DOCS],
+                     typename Unit::F (&acc)[DOCS][QV]) {
+    for (int i = 0; i < dim; ++i) {
+        typename Unit::F q[QV];
+        for (int v = 0; v < QV; ++v)
+            q[v] = Unit::load(lanes + (static_cast<size_t>(v) * dim + i) * Unit::W);
+        for (int d = 0; d < DOCS; ++d) {
+            const auto x = Unit::splat(rows[d][i]);
+            for (int v = 0; v < QV; ++v) acc[d][v] = Unit::fma(x, q[v], acc[d][v]);
+        }
+    }
+}
+
+// Calls visit<Unit, QV>(at) for runs of 2 or 1 vectors, so that lanes 0 to padded are covered.
+template <class Isa, class Visit>
+inline void each_run(int padded, Visit visit) {
+    using Main = typename Isa::Main;
+    using Rest = typename Isa::Rest;
+    int at = 0;
+    for (; at + 2 * Main::W <= padded; at += 2 * Main::W)
+        visit.template operator()<Main, 2>(at);
+    for (; at + Main::W <= padded; at += Main::W) visit.template operator()<Main, 1>(at);
+    if (Main::W != Rest::W && at < padded) visit.template operator()<Rest, 1>(at);
+}
+
+// Calls finish(row, acc) for rows from to count of products with QV vectors, DOCS rows at a time,
+// then half of that, ... ; start(acc) sets the sums that the products are added to.
+template <class Unit, int DOCS, int QV, class Row, class Start, class Finish>
+inline void each_tile(const float* lanes, int dim, int from, int count, Row row, Start start,
+                      Finish finish) {
+    for (; from + DOCS <= count; from += DOCS) {
+        const float* rows[DOCS];
+        typename Unit::F acc[DOCS][QV];
+        for (int d = 0; d < DOCS; ++d) {
+            rows[d] = row(from + d);
+            for (int v = 0; v < QV; ++v) acc[d][v] = start(v);
+        }
+        multiply<Unit, DOCS, QV>(lanes, dim, rows, acc);
+        for (int d = 0; d < DOCS; ++d) finish(from + d, acc[d]);
+    }
+    if constexpr (DOCS > 1)
+        if (from < count)
+            each_tile<Unit, DOCS / 2, QV>(lanes, dim, from, count, row, start, finish);
+}
+
+template <int QV>
+constexpr int rows_in_flight() {
+    return QV == 2 ? 4 : 8;
+}
+
+// ---- half
+
+struct HalfRun {
+    const HalfJob& job;
+    const float* buffer;
+    int count;
+    float* best;
+
+    template <class Unit, int QV>
+    inline void operator()(int at) const {
+        typename Unit::F local[QV];
+        for (int v = 0; v < QV; ++v) local[v] = Unit::load(best + at + v * Unit::W);
+        each_tile<Unit, rows_in_flight<QV>(), QV>(
+            job.query + static_cast<size_t>(at) * job.dim, job.dim, 0, count,
+            [&](int i) { return buffer + static_cast<size_t>(i) * job.dim; },
+            [](int) { return Unit::splat(0.0f); },
+            [&](int, typename Unit::F (&acc)[QV]) {
+                for (int v = 0; v < QV; ++v) local[v] = Unit::max(local[v], acc[v]);
+            });
+        for (int v = 0; v < QV; ++v) Unit::store(best + at + v * Unit::W, local[v]);
+    }
+};
+
+template <class Isa>
+Fault half(const HalfJob& job, int64_t first, int64_t last, float* out) {
+    alignas(64) float buffer[kRows];
+    alignas(64) float best[kMaxTokens + 16];
+    const int most = kRows / job.dim;
+    for (int64_t i = first; i < last; ++i) {
+        int64_t start, stop;
+        const Fault fault = job.documents.span(i, start, stop);
+        if (fault.what) return fault;
+        const int64_t ahead = job.documents.positions ? job.documents.peek(i + 1, last) : -1;
+        if (ahead >= 0) prefetch(job.values + static_cast<size_t>(ahead) * job.dim);
+        for (int t = 0; t < job.padded; ++t) best[t] = kLowest;
+        for (int64_t low = start; low < stop; low += most) {
+            const int count = static_cast<int>(stop - low < most ? stop - low : most);
+            Isa::to_float(job.values + static_cast<size_t>(low) * job.dim,
+                          static_cast<size_t>(count) * job.dim, buffer);
+            each_run<Isa>(job.padded, HalfRun{job, buffer, count, best});
+        }
+        float sum = start == stop ? kLowest : 0.0f;
+        for (int t = 0; t < job.tokens; ++t) sum += best[t];
+        out[i] = sum;
+    }
+    return {};
+}
+
+// ---- product: query tokens times centroids, and the range of each query token's scores
+
+struct ProductRun {
+    const ProductJob& job;
+    const float* buffer;
+    int64_t first;
+    int count;
+    float *out, *low, *high;
+
+    template <class Unit, int QV>
+    inline void operator()(int at) const {
+        const auto minus = Unit::splat(-1.0f);
+        typename Unit::F least_[QV], most_[QV];  // least_: of the negated
+        for (int v = 0; v < QV; ++v) {
+            least_[v] = Unit::mul(minus, Unit::load(low + at + v * Unit::W));
+            most_[v] = Unit::load(high + at + v * Unit::W);
+        }
+        each_tile<Unit, rows_in_flight<QV>(), QV>(
+            job.query + static_cast<size_t>(at) * job.dim, job.dim, 0, count,
+            [&](int i) { return buffer + static_cast<size_t>(i) * job.dim; },
+            [](int) { return Unit::splat(0.0f); },
+            [&](int i, typename Unit::F (&acc)[QV]) {
+                float* row = out + static_cast<size_t>(first + i) * job.padded + at;
+                const auto step = Unit::splat(job.steps[first + i]);
+                for (int v = 0; v < QV; ++v) {
+                    const auto score = Unit::mul(acc[v], step);
+                    Unit::store(row + v * Unit::W, score);
+                    least_[v] = Unit::max(least_[v], Unit::mul(minus, score));
+                    most_[v] = Unit::max(most_[v], score);
+                }
+            });
+        for (int v = 0; v < QV; ++v) {
+            Unit::store(low + at + v * Unit::W, Unit::mul(minus, least_[v]));
+            Unit::store(high + at + v * Unit::W, most_[v]);
+        }
+    }
+};
+
+template <class Isa>
+void product(const ProductJob& job, int64_t first, int64_t last, float* out, float* low,
+             float* high) {
+    alignas(64) float buffer[kRows];
+    const int most = kRows / job.dim;
+    for (int64_t k = first; k < last; k += most) {
+        const int count = static_cast<int>(last - k < most ? last - k : most);
+        const int8_t* whole = job.whole + static_cast<size_t>(k) * job.dim;
+        for (int i = 0; i < count * job.dim; ++i) buffer[i] = whole[i];
+        each_run<Isa>(job.padded, ProductRun{job, buffer, k, count, out, low, high});
+    }
+}
+
+// ---- nearest
+
+// Centroids `at` on (a block of them) against points; the best of each point so far is kept.
+struct NearestRun {
+    const NearestJob& job;
+    const int64_t* names;  // of the points
+    int count;
+    float (*scores)[kNearestBlock];
+    int from;  // of the block
+
+    template <class Unit, int QV>
+    inline void operator()(int at) const {
+        const float* lead = job.lead + from + at;
+        each_tile<Unit, rows_in_flight<QV>(), QV>(
+            job.lanes + static_cast<size_t>(from + at) * job.dim, job.dim, 0, count,
+            [&](int i) { return job.points + static_cast<size_t>(names[i]) * job.dim; },
+            [&](int v) { return Unit::load(lead + v * Unit::W); },
+            [&](int i, typename Unit::F (&acc)[QV]) {
+                for (int v = 0; v < QV; ++v) Unit::store(scores[i] + at + v * Unit::W, acc[v]);
+            });
+    }
+};
+
+template <class Isa>
+void nearest(const NearestJob& job, int64_t first, int64_t last, uint32_t* out) {
+    constexpr int kPoints = 32;
+    alignas(64) float scores[kPoints][kNearestBlock];
+    for (int64_t low = first; low < last; low += kPoints) {
+        const int count = static_cast<int>(last - low < kPoints ? last - low : kPoints);
+        int64_t names[kPoints];
+        float best[kPoints];
+        int which[kPoints];
+        for (int i = 0; i < count; ++i) {
+            names[i] = job.order ? job.order[low + i] : low + i;
+            best[i] = kLowest;
+            which[i] = 0;
+        }
+        for (int from = 0; from < job.padded; from += kNearestBlock) {
+            const int width = least(kNearestBlock, job.padded - from);
+            each_run<Isa>(width, NearestRun{job, names, count, scores, from});
+            for (int i = 0; i < count; ++i) {
+                float lanes[8];
+                for (int l = 0; l < 8; ++l) lanes[l] = kLowest;
+                for (int at = 0; at < width; at += 8)
+                    for (int l = 0; l < 8; ++l)
+                        lanes[l] = scores[i][at + l] > lanes[l] ? scores[i][at + l] : lanes[l];
+                float high = kLowest;
+                for (int l = 0; l < 8; ++l) high = lanes[l] > high ? lanes[l] : high;
+                if (high > best[i]) {  // of equals the first, as argmax has it
+                    int at = 0;
+                    while (scores[i][at] != high) ++at;
+                    best[i] = high;
+                    which[i] = from + at;
+                }
+            }
+        }
+        for (int i = 0; i < count; ++i)
+            out[names[i]] = job.names ? job.names[which[i]] : static_cast<uint32_t>(which[i]);
+    }
+}
+
+}  // namespace
+}  // namespace lateint
