@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from modalities.encoder import Batch, Encoder, Role, check_encoder
     from modalities.grid import TokenGrid
-    from modalities.media import MediaError, open_image
+    from modalities.media import Audio, MediaError, open_audio, open_image
 
 __all__ = [
     "ENCODERS",
+    "Audio",
     "Batch",
     "Encoder",
     "MediaError",
@@ -25,6 +26,7 @@ __all__ = [
     "TokenGrid",
     "check_encoder",
     "load_encoder",
+    "open_audio",
     "open_image",
 ]
 
@@ -34,15 +36,19 @@ ENCODERS: dict[str, tuple[str, str]] = {
     "timm-image": ("modalities.image", "TimmImage"),
     "page": ("modalities.page", "PageReader"),
     "page-text": ("modalities.page", "PageText"),
+    "audio": ("modalities.audio", "AudioEncoder"),
+    "clap": ("modalities.clap", "Clap"),
 }
 
 _LAZY = {
+    "Audio": "modalities.media",
     "Batch": "modalities.encoder",
     "Encoder": "modalities.encoder",
     "MediaError": "modalities.media",
     "Role": "modalities.encoder",
     "TokenGrid": "modalities.grid",
     "check_encoder": "modalities.encoder",
+    "open_audio": "modalities.media",
     "open_image": "modalities.media",
 }
 

@@ -293,17 +293,17 @@ def _check_saved(encoder: Encoder, items: list[Any], role: Role, atol: float) ->
 
 
 def _same(a: TokenGrid, b: TokenGrid, places: Sequence[int], atol: float, when: str) -> None:
-    """Item i of `a` must equal item places[i] of `b`: shape, tokens, pooled and boxes."""
+    """Item i of `a` must equal item places[i] of `b`: shape, tokens, pooled, boxes and seconds."""
     for i, j in enumerate(places):
         (rows, cols), other = a.shape[i], b.shape[j]
         _expect((rows, cols) == other, f"item {i} {when}: shape {other} instead of {a.shape[i]}")
         count = rows * cols
         pairs = [("tokens", a.tokens[i, :count], b.tokens[j, :count])]
-        for what in ("pooled", "boxes"):
+        for what in ("pooled", "boxes", "seconds"):
             one, two = getattr(a, what), getattr(b, what)
             _expect((one is None) == (two is None), f"item {i} {when}: {what} comes and goes")
             if one is not None:
-                rest = slice(count) if what == "boxes" else slice(None)
+                rest = slice(None) if what == "pooled" else slice(count)
                 pairs.append((what, one[i][rest], two[j][rest]))
         for what, one, two in pairs:
             if not one.numel():

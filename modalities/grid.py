@@ -20,10 +20,11 @@ class TokenGrid:
         nothing.
     mask: (B, T) bool on the same device; True = a real token. Padding is at the right only.
     shape: for each item (rows, cols) of its lattice with rows * cols real tokens in row-major
-        order: (1, T_i) for text and words, (H, W) for the patches of a picture.
+        order: (1, T_i) for text, words and the frames of a recording, (H, W) for the patches of a picture.
     pooled: (B, D) one vector for the whole item, where the encoder has one.
     boxes: (B, T, 4) x0, y0, x1, y1 as fractions of the item's width and height, origin top left;
         given where tokens do not sit on a regular lattice (the page reader: one token a word).
+    seconds: (B, T, 2) float32, where in its recording each token begins and ends; of recordings.
 
     Raises ValueError where sizes do not fit. That costs nothing on any device; what needs the
     mask's values (a copy from the device) is in `verify`.
@@ -34,6 +35,7 @@ class TokenGrid:
     shape: tuple[tuple[int, int], ...]
     pooled: Tensor | None = None
     boxes: Tensor | None = None
+    seconds: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.tokens.dim() != 3 or not self.tokens.is_floating_point():
@@ -52,6 +54,8 @@ class TokenGrid:
             raise ValueError(f"pooled must be ({batch}, {width}), not {_what(self.pooled)}")
         if self.boxes is not None and self.boxes.shape != (batch, length, 4):
             raise ValueError(f"boxes must be ({batch}, {length}, 4), not {_what(self.boxes)}")
+        if self.seconds is not None and self.seconds.shape != (batch, length, 2):
+            raise ValueError(f"seconds must be ({batch}, {length}, 2), not {_what(self.seconds)}")
 
     def __len__(self) -> int:
         """Number of items, B."""
@@ -81,11 +85,15 @@ class TokenGrid:
             real = self.boxes[self.mask.to(self.boxes.device)]
             if not bool(((real >= 0) & (real <= 1)).all()):
                 raise ValueError("boxes must be fractions of the item's size, 0 to 1")
+        if self.seconds is not None:
+            begin, end = self.seconds[self.mask.to(self.seconds.device)].unbind(-1)
+            if not bool(((begin >= 0) & (begin <= end) & torch.isfinite(end)).all()):
+                raise ValueError("seconds must be 0 or more, and no token may end before it begins")
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> TokenGrid:
-        """On another device; tokens and pooled in another dtype (boxes keep theirs)."""
+        """On another device; tokens and pooled in another dtype (boxes and seconds keep theirs)."""
 
         def move(tensor: Tensor | None, dtype: torch.dtype | None = None) -> Tensor | None:
             return None if tensor is None else tensor.to(device=device, dtype=dtype)
@@ -96,6 +104,7 @@ class TokenGrid:
             shape=self.shape,
             pooled=move(self.pooled, dtype),
             boxes=move(self.boxes),
+            seconds=move(self.seconds),
         )
 
 

@@ -19,6 +19,7 @@ def grid(**changes: Any) -> TokenGrid:
         "shape": ((1, 3), (1, 1)),
         "pooled": torch.ones(2, 4),
         "boxes": torch.zeros(2, 3, 4),
+        "seconds": torch.tensor([[0.0, 0.5], [0.5, 1.0], [1.0, 1.2]]).repeat(2, 1, 1),
     }
     return TokenGrid(**{**values, **changes})
 
@@ -45,6 +46,7 @@ def test_a_good_grid() -> None:
         ({"shape": ((1, 3), (-1, -1))}, "item 1 has shape"),
         ({"pooled": torch.ones(2, 5)}, r"pooled must be \(2, 4\)"),
         ({"boxes": torch.ones(2, 3)}, r"boxes must be \(2, 3, 4\)"),
+        ({"seconds": torch.ones(2, 3)}, r"seconds must be \(2, 3, 2\)"),
     ],
 )
 def test_sizes_that_do_not_fit(changes: dict[str, Any], message: str) -> None:
