@@ -28,6 +28,7 @@ struct VnniUnit256 : Floats256 {
 
 struct VnniUnit512 {
     static constexpr int W = 16;
+    static constexpr bool kPairs = true;
     static constexpr bool kNarrow = false;
     using F = __m512;
     using Acc = __m512i;
@@ -42,6 +43,14 @@ struct VnniUnit512 {
     static inline F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
     static inline F similar(Acc acc, F weight, F score) {
         return _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc), weight, score);
+    }
+    static inline F whole(Acc acc) { return _mm512_cvtepi32_ps(acc); }
+    template <int QV>
+    static inline void pair(Acc (&acc)[QV], const int16_t* both, const int16_t* q, size_t stride) {
+        const __m512i x = _mm512_set1_epi32(four(both));
+        for (int v = 0; v < QV; ++v)
+            acc[v] = _mm512_add_epi32(acc[v],
+                                      _mm512_madd_epi16(x, _mm512_loadu_si512(q + v * stride)));
     }
 
     template <int DOCS, int QV, int>

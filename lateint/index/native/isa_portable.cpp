@@ -6,6 +6,7 @@ namespace {
 
 struct PortableUnit {
     static constexpr int W = 8;
+    static constexpr bool kPairs = false;
     static constexpr bool kNarrow = false;
     static constexpr int docs(int) { return 1; }
     struct F {

@@ -107,7 +107,8 @@ struct HalfJob {
 struct ProductJob {
     const int8_t* whole;  // [centroids, dim]
     const float* steps;   // [centroids]
-    const float* query;   // made by `arrange_floats`
+    const void* lanes;    // the query, made by `arrange_product`
+    const float* unit;    // [padded] by the same
     int padded, dim;
 };
 
@@ -128,6 +129,9 @@ struct Kernels {
     void (*arrange)(const int8_t* q8, int tokens, int padded, int dim, const Layout&, int8_t* out);
     void (*arrange_floats)(const float* rows, const uint32_t* names, int count, int padded,
                            int dim, float* out);
+    // lanes: memory of padded * (dim + 1) floats; unit: [padded].
+    void (*arrange_product)(const float* query, int tokens, int padded, int dim, void* lanes,
+                            float* unit);
     // Items first to last (exclusive); out belongs to item 0.
     Fault (*scan)(const ScanJob&, int64_t first, int64_t last, uint32_t* out);
     Fault (*score)(const ScoreJob&, int64_t first, int64_t last, float* out);

@@ -84,6 +84,7 @@ constexpr Kernels kernels(const char* name) {
     return {name,
             arrange<Isa>,
             arrange_floats<Isa>,
+            arrange_product<Isa>,
             scan<Isa>,
             score<Isa>,
             score_tokens<Isa>,

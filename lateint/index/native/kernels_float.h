@@ -4,6 +4,8 @@
 // lanes of vectors beforehand (query tokens, query tokens, centroids): `multiply` is their one loop.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels_int.h"
 
 namespace lateint {
@@ -131,52 +133,130 @@ Fault half(const HalfJob& job, int64_t first, int64_t last, float* out) {
 }
 
 // ---- product: query tokens times centroids, and the range of each query token's scores
+//
+// Centroids are int8. Where a unit multiplies pairs of 16-bit numbers (kPairs), query tokens become
+// integers of up to kPairLimit steps, twice as fast as floats and off by 1e-5 of their size at most.
+
+constexpr float kPairLimit = 16000.0f;  // 1024 dimensions * 127 * 16000 fit 31 bits
+
+// Floats as arrange_floats has them, unit 1; or pairs [vector][dim / 2][row of the vector][2] in
+// steps of `unit`.
+template <class Isa>
+void arrange_product(const float* query, int tokens, int padded, int dim, void* lanes,
+                     float* unit) {
+    for (int t = 0; t < padded; ++t) unit[t] = 1.0f;
+    if constexpr (!Isa::Main::kPairs) {
+        arrange_floats<Isa>(query, nullptr, tokens, padded, dim, static_cast<float*>(lanes));
+    } else {
+        const int pairs = (dim + 1) / 2;
+        std::memset(lanes, 0, sizeof(int16_t) * 2 * static_cast<size_t>(pairs * padded));
+        each_vector<Isa>(padded, [&](int at, int width) {
+            int16_t* block = static_cast<int16_t*>(lanes) + static_cast<size_t>(at) * 2 * pairs;
+            for (int lane = 0; lane < width && at + lane < tokens; ++lane) {
+                const float* x = query + static_cast<size_t>(at + lane) * dim;
+                float most = 0.0f;
+                for (int d = 0; d < dim; ++d) most = most < x[d] ? x[d] : most < -x[d] ? -x[d] : most;
+                const float inverse = most > 0.0f ? kPairLimit / most : 0.0f;
+                unit[at + lane] = most / kPairLimit;
+                for (int d = 0; d < dim; ++d) {
+                    const float steps = x[d] * inverse;
+                    block[(d / 2 * width + lane) * 2 + d % 2] =
+                        static_cast<int16_t>(steps < 0.0f ? steps - 0.5f : steps + 0.5f);
+                }
+            }
+        });
+    }
+}
 
 struct ProductRun {
     const ProductJob& job;
-    const float* buffer;
+    const void* buffer;  // rows: floats, or int16 with an even number in each
     int64_t first;
     int count;
     float *out, *low, *high;
 
     template <class Unit, int QV>
     inline void operator()(int at) const {
-        const auto minus = Unit::splat(-1.0f);
-        typename Unit::F least_[QV], most_[QV];  // least_: of the negated
+        using F = typename Unit::F;
+        const F minus = Unit::splat(-1.0f);
+        F unit[QV], least_[QV], most_[QV];  // least_: of the negated
         for (int v = 0; v < QV; ++v) {
+            unit[v] = Unit::load(job.unit + at + v * Unit::W);
             least_[v] = Unit::mul(minus, Unit::load(low + at + v * Unit::W));
             most_[v] = Unit::load(high + at + v * Unit::W);
         }
-        each_tile<Unit, rows_in_flight<QV>(), QV>(
-            job.query + static_cast<size_t>(at) * job.dim, job.dim, 0, count,
-            [&](int i) { return buffer + static_cast<size_t>(i) * job.dim; },
-            [](int) { return Unit::splat(0.0f); },
-            [&](int i, typename Unit::F (&acc)[QV]) {
-                float* row = out + static_cast<size_t>(first + i) * job.padded + at;
-                const auto step = Unit::splat(job.steps[first + i]);
-                for (int v = 0; v < QV; ++v) {
-                    const auto score = Unit::mul(acc[v], step);
-                    Unit::store(row + v * Unit::W, score);
-                    least_[v] = Unit::max(least_[v], Unit::mul(minus, score));
-                    most_[v] = Unit::max(most_[v], score);
-                }
-            });
+        const auto finish = [&](int i, F (&acc)[QV]) {
+            float* row = out + static_cast<size_t>(first + i) * job.padded + at;
+            const F step = Unit::splat(job.steps[first + i]);
+            for (int v = 0; v < QV; ++v) {
+                const F score = Unit::mul(acc[v], Unit::mul(step, unit[v]));
+                Unit::store(row + v * Unit::W, score);
+                least_[v] = Unit::max(least_[v], Unit::mul(minus, score));
+                most_[v] = Unit::max(most_[v], score);
+            }
+        };
+        constexpr int DOCS = rows_in_flight<QV>();
+        if constexpr (Unit::kPairs) {
+            const int pairs = (job.dim + 1) / 2;
+            const auto* lanes =
+                static_cast<const int16_t*>(job.lanes) + static_cast<size_t>(at) * 2 * pairs;
+            pair_tiles<Unit, DOCS, QV>(lanes, pairs, 0, finish);
+        } else {
+            each_tile<Unit, DOCS, QV>(
+                static_cast<const float*>(job.lanes) + static_cast<size_t>(at) * job.dim, job.dim,
+                0, count,
+                [&](int i) {
+                    return static_cast<const float*>(buffer) + static_cast<size_t>(i) * job.dim;
+                },
+                [](int) { return Unit::splat(0.0f); }, finish);
+        }
         for (int v = 0; v < QV; ++v) {
             Unit::store(low + at + v * Unit::W, Unit::mul(minus, least_[v]));
             Unit::store(high + at + v * Unit::W, most_[v]);
         }
+    }
+
+    template <class Unit, int DOCS, int QV, class Finish>
+    inline void pair_tiles(const int16_t* lanes, int pairs, int from, Finish& finish) const {
+        static constexpr int32_t zeros[16] = {};
+        for (; from + DOCS <= count; from += DOCS) {
+            const int16_t* rows =
+                static_cast<const int16_t*>(buffer) + static_cast<size_t>(from) * 2 * pairs;
+            typename Unit::Acc acc[DOCS][QV];
+            for (int d = 0; d < DOCS; ++d)
+                for (int v = 0; v < QV; ++v) acc[d][v] = Unit::init(zeros);
+            for (int p = 0; p < pairs; ++p)
+                for (int d = 0; d < DOCS; ++d)
+                    Unit::template pair<QV>(acc[d], rows + 2 * (static_cast<size_t>(d) * pairs + p),
+                                            lanes + static_cast<size_t>(p) * 2 * Unit::W,
+                                            static_cast<size_t>(pairs) * 2 * Unit::W);
+            for (int d = 0; d < DOCS; ++d) {
+                typename Unit::F sums[QV];
+                for (int v = 0; v < QV; ++v) sums[v] = Unit::whole(acc[d][v]);
+                finish(from + d, sums);
+            }
+        }
+        if constexpr (DOCS > 1)
+            if (from < count) pair_tiles<Unit, DOCS / 2, QV>(lanes, pairs, from, finish);
     }
 };
 
 template <class Isa>
 void product(const ProductJob& job, int64_t first, int64_t last, float* out, float* low,
              float* high) {
-    alignas(64) float buffer[kRows];
-    const int most = kRows / job.dim;
+    constexpr bool kPairs = Isa::Main::kPairs;
+    using Number = std::conditional_t<kPairs, int16_t, float>;
+    alignas(64) Number buffer[kRows];
+    const int width = kPairs ? (job.dim + 1) / 2 * 2 : job.dim;
+    const int most = kRows / width;
     for (int64_t k = first; k < last; k += most) {
         const int count = static_cast<int>(last - k < most ? last - k : most);
         const int8_t* whole = job.whole + static_cast<size_t>(k) * job.dim;
-        for (int i = 0; i < count * job.dim; ++i) buffer[i] = whole[i];
+        for (int i = 0; i < count; ++i, whole += job.dim) {
+            Number* row = buffer + static_cast<size_t>(i) * width;
+            for (int d = 0; d < job.dim; ++d) row[d] = whole[d];
+            if (width > job.dim) row[job.dim] = 0;
+        }
         each_run<Isa>(job.padded, ProductRun{job, buffer, k, count, out, low, high});
     }
 }

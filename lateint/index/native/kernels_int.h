@@ -6,6 +6,7 @@
 //   Unit::step<DOCS, QV, N>  adds 16 dimensions of DOCS document tokens to DOCS x QV sums
 //   Unit::docs(QV)         document tokens in flight with QV vectors of query tokens
 //   Unit::F, load, store, splat, max, mul, similar (acc * weight + score), fma
+//   Unit::pair, whole      where kPairs: sums of products of pairs of 16-bit numbers, as floats
 //   Isa::decode<NBITS>     16 packed bytes -> 16 * 8 / NBITS levels
 //   Isa::plane             16 bytes of one plane, for what is left of a token
 //   Isa::Row               16 or 32 bytes: load, max, sum (scan)

@@ -15,6 +15,7 @@ namespace {
 
 struct NeonFloats {
     static constexpr int W = 8;
+    static constexpr bool kPairs = false;
     static constexpr bool kNarrow = false;
     struct F {
         float32x4_t a, b;

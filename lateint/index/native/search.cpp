@@ -288,9 +288,9 @@ Scored product(Matrix<int8_t> whole, Row<float> steps, Matrix<float> query, int 
            "whole: shape");
     const int padded = up(tokens, 8);
     const size_t wide = static_cast<size_t>(padded);
-    Buffer<float> lanes(wide * static_cast<size_t>(dim));
-    chosen->arrange_floats(query.data(), nullptr, tokens, padded, dim, lanes.data);
-    const ProductJob job{whole.data(), steps.data(), lanes.data, padded, dim};
+    Buffer<float> lanes(wide * static_cast<size_t>(dim + 1)), unit(wide);
+    chosen->arrange_product(query.data(), tokens, padded, dim, lanes.data, unit.data);
+    const ProductJob job{whole.data(), steps.data(), lanes.data, unit.data, padded, dim};
     Buffer<float> out(static_cast<size_t>(rows) * wide), low(wide), high(wide);
     std::fill_n(low.data, wide, INFINITY);
     std::fill_n(high.data, wide, -INFINITY);

@@ -16,6 +16,12 @@
 namespace lateint {
 namespace {
 
+inline int32_t four(const void* p) {
+    int32_t x;
+    std::memcpy(&x, p, 4);
+    return x;
+}
+
 struct Row16 {
     __m128i v;
     static Row16 load(const uint8_t* p) { return {_mm_loadu_si128((const __m128i*)p)}; }
@@ -80,6 +86,7 @@ struct Bytes256 {
 
 struct Floats256 {
     static constexpr int W = 8;
+    static constexpr bool kPairs = true;
     using F = __m256;
     using Acc = __m256i;
     static inline Acc init(const int32_t* p) { return _mm256_loadu_si256((const __m256i*)p); }
@@ -92,13 +99,15 @@ struct Floats256 {
     static inline F similar(Acc acc, F weight, F score) {
         return _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc), weight, score);
     }
+    static inline F whole(Acc acc) { return _mm256_cvtepi32_ps(acc); }
+    template <int QV>
+    static inline void pair(Acc (&acc)[QV], const int16_t* both, const int16_t* q, size_t stride) {
+        const __m256i x = _mm256_set1_epi32(four(both));
+        for (int v = 0; v < QV; ++v)
+            acc[v] = _mm256_add_epi32(
+                acc[v], _mm256_madd_epi16(x, _mm256_loadu_si256((const __m256i*)(q + v * stride))));
+    }
 };
-
-inline int32_t four(const uint8_t* p) {
-    int32_t x;
-    std::memcpy(&x, p, 4);
-    return x;
-}
 
 }  // namespace
 }  // namespace lateint

@@ -113,8 +113,8 @@ def test_product(isa: str, dim: int, tokens: int) -> None:
     for threads in (1, 3):
         got = native.product(c.whole, c.steps, c.raw, threads)
         for one, other in zip(got, reference.product(c.whole, c.steps, c.raw, 1), strict=True):
-            np.testing.assert_allclose(one, other, 1e-5, 1e-5)
-    np.testing.assert_allclose(got[0][:, :tokens], c.centroids @ c.raw.T, 1e-4, 1e-4)
+            np.testing.assert_allclose(one, other, 0, 2e-4)  # 16-bit steps of the query
+    np.testing.assert_allclose(got[0][:, :tokens], c.centroids @ c.raw.T, 0, 2e-4)
     assert not got[0][:, tokens:].any()
     np.testing.assert_array_equal(got[1], got[0].min(axis=0))
     np.testing.assert_array_equal(got[2], got[0].max(axis=0))
