@@ -14,7 +14,8 @@ The kernels, on one thread: `score` (residuals decoded and multiplied, in operat
 as a share of the int8 ceiling), in small calls of 40 documents that stay in the second-level
 cache (some 40 microseconds of each go into the call itself) and in one call over tokens that come
 from memory; `scan` in tokens a second; `product` (query times centroids, 16-bit where the
-processor has that), as a share of float32. Every number is the median of interleaved rounds. The last line is JSON.
+processor has that), as a share of float32. Every number is the median of interleaved rounds. The
+last line is JSON.
 """
 
 from __future__ import annotations
