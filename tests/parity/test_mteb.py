@@ -24,14 +24,15 @@ PLACES = "harbour forest meadow river marsh garden cliff island valley roof".spl
 
 
 def write_sightings(folder: Path) -> None:
-    """120 documents, 30 queries; each query's words are in its document and in others. A word of its
-    own in each keeps scores apart: equal ones are ordered by id here, and otherwise there."""
+    """120 documents, 30 queries; each query's words are in its document and in others. Words of their
+    own keep documents' scores apart: equal ones are ordered by id here, and otherwise there."""
     (folder / "qrels").mkdir(parents=True)
     names = [f"{bird}-{place}" for bird in BIRDS for place in PLACES]
     with (folder / "corpus.jsonl").open("w") as file:
         for i, name in enumerate(names):
             bird, place = name.split("-")
-            text = f"a {bird} was seen near the {place} " + " ".join([f"no{i}", *BIRDS[: i % 7]])
+            text = f"a {bird} was seen near the {place} " + " ".join(BIRDS[: i % 7])
+            text += "".join(f" own{i}x{j}" for j in range(40))
             file.write(json.dumps({"_id": name, "text": text}) + "\n")
     with (folder / "queries.jsonl").open("w") as file:
         for i, name in enumerate(names[::4]):
