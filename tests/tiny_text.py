@@ -28,9 +28,9 @@ SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 MERGES = [("l", "o"), ("s", "s"), ("lo", "ss"), ("Ġ", "loss"), ("u", "p"), ("Ġ", "up")]
 
 
-def wordpiece() -> PreTrainedTokenizerFast:
+def wordpiece(signs: str = ".,!?#'()-") -> PreTrainedTokenizerFast:
     """BERT's: lower case, [CLS] and [SEP], punctuation and letters besides a few words."""
-    letters = list("abcdefghijklmnopqrstuvwxyz.,!?#'()-")
+    letters = [*"abcdefghijklmnopqrstuvwxyz", *signs]
     entries = dict.fromkeys(SPECIALS + WORDS + letters + [f"##{c}" for c in letters[:26]])
     vocabulary = {word: i for i, word in enumerate(entries)}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))

@@ -50,6 +50,7 @@ def load(
     """
     check_keys(options, LoadOptions.__dataclass_fields__, "load")
     chosen = LoadOptions(**options)
+    _check_dtype(chosen.dtype)
     if path is None:
         from lateint.model import load as shipped
 
@@ -114,6 +115,14 @@ def _named(layout: str) -> Layout:
     if layout not in rows:
         raise ConfigError(f"unknown layout {layout!r}{nearest(layout, rows)}")
     return rows[layout]
+
+
+def _check_dtype(name: str) -> None:
+    import torch
+
+    dtype = getattr(torch, str(name), None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ConfigError(f"unknown dtype {name!r}: wanted float32, bfloat16, float16 or float64")
 
 
 def _function(address: str) -> Any:
