@@ -34,6 +34,7 @@ __all__ = [
 ENCODERS: dict[str, tuple[str, str]] = {
     "transformer-text": ("modalities.text", "TransformerText"),
     "timm-image": ("modalities.image", "TimmImage"),
+    "vision-language": ("modalities.vlm", "VisionLanguage"),
     "page": ("modalities.page", "PageReader"),
     "page-text": ("modalities.page", "PageText"),
     "audio": ("modalities.audio", "AudioEncoder"),

@@ -13,6 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from lateint.config import ConfigError, read_json
+from modalities.vlm_families import FAMILIES
+
+PAGE_MODELS = frozenset(row.retrieval for row in FAMILIES.values() if row.retrieval)
+ENGINE_MODELS = frozenset(row.engine for row in FAMILIES.values() if row.engine)
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,7 @@ class LoadOptions:
     revision: branch, tag or commit on the hub; None: its main branch.
     remote_code: run Python code that comes with the checkpoint. Only for one you trust.
     dim: width of a fresh projection, for checkpoints that bring none (a bare backbone).
+    base: folder or hub name of the model that an adapter stands on; None: as the adapter says.
     source: what the caller gave as path; set by `load`.
     """
 
@@ -30,6 +35,7 @@ class LoadOptions:
     revision: str | None = None
     remote_code: bool = False
     dim: int = 128
+    base: str | None = None
     source: str = ""
 
 
@@ -151,6 +157,28 @@ LAYOUTS: tuple[Layout, ...] = (
         fits=lambda files: "HF_ColBERT" in files.architectures or files.has("artifact.metadata"),
         loader="lateint.checkpoints.stanford:load",
         writer="lateint.checkpoints.stanford:save",
+    ),
+    Layout(
+        name="transformers",
+        files=("config.json",),
+        looks_for="model_type colpali, colqwen2, colmodernvbert or neomme in it, *ForRetrieval",
+        fits=lambda files: files.model_type in PAGE_MODELS,
+        loader="lateint.checkpoints.retrieval:load",
+        writer="lateint.checkpoints.retrieval:save",
+    ),
+    Layout(
+        name="colpali-engine",
+        files=("config.json",),
+        looks_for="architectures of a Col... class in it (ColPali, ColQwen2 ...)",
+        fits=lambda files: bool(ENGINE_MODELS.intersection(files.architectures)),
+        loader="lateint.checkpoints.colpali:load",
+    ),
+    Layout(
+        name="colpali-engine-adapter",
+        files=("adapter_config.json",),
+        looks_for='"peft_type": "LORA" in it',
+        fits=lambda files: files.object("adapter_config.json").get("peft_type") == "LORA",
+        loader="lateint.checkpoints.colpali:load_adapter",
     ),
 )
 

@@ -8,6 +8,7 @@ make up, is an error here.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +20,12 @@ from lateint.checkpoints.weights import fill
 from lateint.config import ConfigError, read_json
 from lateint.heads import MultiVectorConfig, SingleVectorConfig
 from lateint.model import LateInteractionModel
-from modalities.vlm import VisionLanguage, VisionLanguageConfig, load_processor
+from modalities.vlm import VisionLanguage, VisionLanguageConfig
 from modalities.vlm_families import FAMILIES
+from modalities.vlm_inputs import load_processor
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -62,22 +64,22 @@ def load(folder: Path, options: LoadOptions) -> LateInteractionModel:
         raise ConfigError(f"{folder}: model_type is {kind!r}, wanted one of {sorted(MODELS)}")
     place = MODELS[kind]
     processor = load_processor(FAMILIES[kind], folder)
-    model = _read(_class(place.model), folder, getattr(torch, options.dtype))
-    return page_model(
-        kind, model.get_submodule(place.backbone), processor, model.get_submodule(place.projection)
-    )
+    dtype = getattr(torch, options.dtype)
+    model = _read(_class(place.model), folder, dtype)
+    projection = model.get_submodule(place.projection).state_dict()
+    return page_model(kind, model.get_submodule(place.backbone), processor, projection, dtype)
 
 
 def page_model(
-    family: str, backbone: Any, processor: Any, projection: nn.Module
+    family: str, backbone: Any, processor: Any, projection: Mapping[str, Tensor], dtype: torch.dtype
 ) -> LateInteractionModel:
-    """A model of one encoder that reads all that its family reads. The projection's weights are
-    copied, the backbone is taken as it is."""
-    weights = projection.state_dict()
-    dtype = str(weights["weight"].dtype).removeprefix("torch.")
-    config = VisionLanguageConfig(family, dim=len(weights["weight"]), dtype=dtype)
+    """A model of one encoder that reads all that its family reads. The backbone is taken as it is;
+    projection: weight (dim, H) and, where the family's has one, bias."""
+    config = VisionLanguageConfig(
+        family, dim=len(projection["weight"]), dtype=str(dtype).removeprefix("torch.")
+    )
     encoder = VisionLanguage(backbone, processor, config)
-    fill(encoder.projection, weights, "projection")
+    fill(encoder.projection, projection, "the projection")
     heads = ("multi", "single") if encoder.family.dense else ("multi",)
     return LateInteractionModel(dict.fromkeys(encoder.modalities, encoder), heads).eval()
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from lateint.config import ConfigError, read_json
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
 SAFE, TORCH = "model.safetensors", "pytorch_model.bin"
