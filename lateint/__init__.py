@@ -12,12 +12,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lateint import maxsim
+    from lateint import data, evaluation, losses, maxsim, objective
     from lateint.checkpoints import load
     from lateint.collection import Collection
     from lateint.index import Hit, Index
     from lateint.model import Encoded, LateInteractionModel
     from lateint.ragged import Ragged
+    from lateint.trainer import Trainer
+    from lateint.training_arguments import TrainingArguments
 
 __version__ = "0.1.0"
 
@@ -28,9 +30,15 @@ __all__ = [
     "Index",
     "LateInteractionModel",
     "Ragged",
+    "Trainer",
+    "TrainingArguments",
     "__version__",
+    "data",
+    "evaluation",
     "load",
+    "losses",
     "maxsim",
+    "objective",
 ]
 
 # name -> (module, attribute); None: the module itself
@@ -41,8 +49,14 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "Index": ("lateint.index", "Index"),
     "LateInteractionModel": ("lateint.model", "LateInteractionModel"),
     "Ragged": ("lateint.ragged", "Ragged"),
+    "Trainer": ("lateint.trainer", "Trainer"),
+    "TrainingArguments": ("lateint.training_arguments", "TrainingArguments"),
+    "data": ("lateint.data", None),
+    "evaluation": ("lateint.evaluation", None),
     "load": ("lateint.checkpoints", "load"),
+    "losses": ("lateint.losses", None),
     "maxsim": ("lateint.maxsim", None),
+    "objective": ("lateint.objective", None),
 }
 
 
