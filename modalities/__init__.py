@@ -34,6 +34,8 @@ __all__ = [
 ENCODERS: dict[str, tuple[str, str]] = {
     "transformer-text": ("modalities.text", "TransformerText"),
     "timm-image": ("modalities.image", "TimmImage"),
+    "timm-naflex": ("modalities.naflex", "NaFlexImage"),
+    "open-clip": ("modalities.clip", "OpenClip"),
     "vision-language": ("modalities.vlm", "VisionLanguage"),
     "page": ("modalities.page", "PageReader"),
     "page-text": ("modalities.page", "PageText"),

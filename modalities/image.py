@@ -1,14 +1,14 @@
 """Pictures through a timm backbone: a lattice of patch tokens, row by row.
 
 Works with backbones that give tokens (ViT and its kin: class and register tokens are removed) and
-with those that give feature maps (ConvNeXt, ResNet, Swin ...). Knows timm; nothing of retrieval.
+with those that give feature maps (ConvNeXt, EfficientNet, ResNet, Swin ...). Pictures are stretched
+to one size; `modalities.naflex` keeps their shapes. Knows nothing of retrieval.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from difflib import get_close_matches
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from modalities.encoder import Batch, Encoder, Role, check_role, from_config
 from modalities.grid import TokenGrid
 from modalities.media import as_image, pixels
+from modalities.timm_backbones import check_options, create, data_config, full_name, lattice
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 MAX_SIDE = 8192  # pixels of image_size, which may come from a file
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class ImageConfig:
     mean, std: per channel, of pixels in 0..1; interpolation: of the stretching. As the backbone
         was trained (timm's data config).
     dtype: of the weights.
+    options: arguments of the timm model beside its name ({"global_pool": "avg"}), JSON values.
     """
 
     backbone: str
@@ -46,20 +49,15 @@ class ImageConfig:
     std: tuple[float, float, float]
     interpolation: str = "bicubic"
     dtype: str = "float32"
+    options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.dim < 1:
-            raise ValueError(f"dim must be at least 1, not {self.dim}")
+        check_picture_config(self.dim, self.mean, self.std, self.interpolation, self.dtype)
+        check_options(self.options)
         if len(self.image_size) != 2 or not all(1 <= s <= MAX_SIDE for s in self.image_size):
             raise ValueError(
                 f"image_size must be (height, width) of 1 to {MAX_SIDE}, not {self.image_size}"
             )
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ValueError(f"mean and std must be 3 numbers, std > 0: {self.mean}, {self.std}")
-        if self.interpolation not in ("nearest", "bilinear", "bicubic", "lanczos"):
-            raise ValueError(f"unknown interpolation {self.interpolation!r}")
-        if not isinstance(getattr(torch, self.dtype, None), torch.dtype):
-            raise ValueError(f"unknown dtype {self.dtype!r}")
 
 
 class TimmImage(Encoder):
@@ -87,7 +85,7 @@ class TimmImage(Encoder):
         with torch.no_grad():
             blank = torch.zeros(1, 3, *config.image_size, dtype=dtype)
             features = self.backbone.forward_features(blank)
-            patches, self.lattice = self._lattice(features)
+            patches, self.lattice = lattice(backbone, features)
             pooled = self.backbone.forward_head(features, pre_logits=True)
         backbone.train(training)
         width = patches.shape[-1]
@@ -103,25 +101,26 @@ class TimmImage(Encoder):
         *,
         image_size: tuple[int, int] | None = None,
         dtype: torch.dtype = torch.float32,
+        options: Mapping[str, Any] | None = None,
     ) -> Self:
         """A backbone by its timm name, with a fresh projection; in eval mode, on the CPU.
 
         pretrained: with timm's weights (needs the network or a filled cache), else random.
         image_size: (height, width) of the input; None: as the backbone was trained. Backbones
             with learned positions get them interpolated.
+        options: see ImageConfig.
         """
-        backbone = _create(name, image_size, pretrained)
-        data = _data_config(backbone)
-        cfg = backbone.pretrained_cfg
-        tag = f".{cfg['tag']}" if cfg.get("tag") else ""
+        backbone = create(name, image_size, pretrained, options)
+        data = data_config(backbone)
         config = ImageConfig(
-            backbone=f"{cfg.get('architecture') or name.split('.')[0]}{tag}",
+            backbone=full_name(backbone, name),
             dim=dim,
             image_size=image_size or data["input_size"][1:],
             mean=tuple(data["mean"]),
             std=tuple(data["std"]),
             interpolation=data["interpolation"],
             dtype=str(dtype).removeprefix("torch."),
+            options=dict(options or {}),
         )
         return cls(backbone, config).eval()
 
@@ -142,11 +141,9 @@ class TimmImage(Encoder):
         if not len(inputs):
             none = self.projection.weight.new_zeros(0, 0, self.dim)
             return TokenGrid(none, none.any(-1), shape, none.sum(1) if self.pools else None)
-        # in fp32 even where the weights are not: 8 bits of mantissa cannot hold 256 levels
-        mean, std = inputs.new_tensor([self.settings.mean, self.settings.std], dtype=torch.float32)
-        scaled = (inputs.float() / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+        scaled = normalised(inputs, self.settings.mean, self.settings.std, (3, 1, 1))
         features = self.backbone.forward_features(scaled.to(self.dtype))
-        patches, _ = self._lattice(features)
+        patches, _ = lattice(self.backbone, features)
         tokens = self.projection(patches)  # (B, rows * cols, D)
         pooled = None
         if self.pools:
@@ -162,8 +159,7 @@ class TimmImage(Encoder):
     def labels(self, item: Any, role: Role) -> list[str]:
         """Row and column of each patch from the top left: "r0c0", "r0c1", ..."""
         check_role(role)
-        rows, cols = self.lattice
-        return [f"r{r}c{c}" for r in range(rows) for c in range(cols)]
+        return patch_labels(*self.lattice)
 
     def config(self) -> dict[str, Any]:
         return {**asdict(self.settings), "dtype": str(self.dtype).removeprefix("torch.")}
@@ -171,47 +167,36 @@ class TimmImage(Encoder):
     @classmethod
     def build(cls, config: dict[str, Any], folder: Path) -> Self:
         settings = from_config(ImageConfig, config)
-        return cls(_create(settings.backbone, settings.image_size, False), settings)
-
-    def _lattice(self, features: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Features of any backbone -> patches (B, rows * cols, C) in row-major order."""
-        if features.dim() == 4:
-            if str(getattr(self.backbone, "output_fmt", "NCHW")).upper().endswith("NHWC"):
-                features = features.permute(0, 3, 1, 2)
-            rows, cols = features.shape[2:]
-            return features.flatten(2).transpose(1, 2), (rows, cols)
-        if features.dim() == 3:
-            patches = features[:, getattr(self.backbone, "num_prefix_tokens", 0) :]
-            grid = getattr(getattr(self.backbone, "patch_embed", None), "grid_size", None)
-            if grid is not None and grid[0] * grid[1] == patches.shape[1]:
-                return patches, (int(grid[0]), int(grid[1]))
-        raise ValueError(
-            f"{self.settings.backbone} gives features {tuple(features.shape)} without a lattice of "
-            "patches: choose a backbone with patch tokens (ViT) or a feature map (ConvNeXt)"
-        )
+        backbone = create(settings.backbone, settings.image_size, False, settings.options)
+        return cls(backbone, settings)
 
 
-def _create(name: str, image_size: tuple[int, int] | None, pretrained: bool) -> Any:
-    """A timm model without classifier. Names of hubs and folders are refused: a saved encoder
-    comes from outside and must not reach for the network."""
-    import timm
+def normalised(
+    pixels: Tensor, mean: Sequence[float], std: Sequence[float], channels: tuple[int, ...]
+) -> Tensor:
+    """Pixels 0..255 of any shape -> (pixels / 255 - mean) / std by channel, in float32.
 
-    if not timm.is_model(name):
-        near = get_close_matches(name, timm.list_models(), 3)
-        hint = f": did you mean one of {near}?" if near else ""
-        raise ValueError(f"timm has no model {name!r}{hint} (timm.list_models() lists them)")
-    cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    options: dict[str, Any] = {}
-    # A backbone that takes any size has no such argument; the others are built for one.
-    if image_size and cfg and cfg.fixed_input_size and tuple(cfg.input_size[1:]) != image_size:
-        options["img_size"] = image_size
-    return timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
+    channels: shape that mean and std are broadcast from, (3, 1, 1) for (..., 3, H, W). In float32
+    even where the weights are not: 8 bits of mantissa cannot hold 256 levels.
+    """
+    middle, spread = torch.tensor([mean, std], dtype=torch.float32, device=pixels.device)
+    return (pixels.float() / 255 - middle.view(channels)) / spread.view(channels)
 
 
-def _data_config(backbone: Any) -> dict[str, Any]:
-    from timm.data import resolve_model_data_config
+def patch_labels(rows: int, cols: int) -> list[str]:
+    """Row and column of each patch from the top left: "r0c0", "r0c1", ..."""
+    return [f"r{r}c{c}" for r in range(rows) for c in range(cols)]
 
-    data: dict[str, Any] = resolve_model_data_config(backbone)
-    if data["input_size"][0] != 3:
-        raise ValueError(f"the backbone reads {data['input_size'][0]} channels; pictures have 3")
-    return data
+
+def check_picture_config(
+    dim: int, mean: Sequence[float], std: Sequence[float], interpolation: str, dtype: str
+) -> None:
+    """Raises ValueError for values that no encoder of pictures can have."""
+    if dim < 1:
+        raise ValueError(f"dim must be at least 1, not {dim}")
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise ValueError(f"mean and std must be 3 numbers, std > 0: {mean}, {std}")
+    if interpolation not in INTERPOLATIONS:
+        raise ValueError(f"unknown interpolation {interpolation!r}: one of {INTERPOLATIONS}")
+    if not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise ValueError(f"unknown dtype {dtype!r}")

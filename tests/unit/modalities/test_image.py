@@ -15,6 +15,7 @@ from modalities import check_encoder, load_encoder
 from modalities.encoder import from_config
 from modalities.image import ImageConfig, TimmImage
 from modalities.media import MediaError
+from modalities.timm_backbones import lattice
 
 
 def make(name: str = "test_vit", **options: Any) -> TimmImage:
@@ -29,19 +30,20 @@ def pictures() -> list[Image.Image]:
 
 
 @pytest.mark.parametrize(
-    ("name", "lattice"),
+    ("name", "shape"),
     [
         ("test_vit", (4, 6)),  # class token
         ("test_vit3", (4, 6)),  # attention pool
         ("test_convnext", (2, 3)),
-        ("test_resnet", (2, 3)),  # batch norm
+        ("test_efficientnet", (2, 3)),  # batch norm; pooled is timm's mean
+        ("test_resnet", (2, 3)),
         ("test_mambaout", (2, 3)),  # channels last; pooled has another width
     ],
 )
 @pytest.mark.parametrize("role", ["query", "document"])
-def test_contract(name: str, lattice: tuple[int, int], role: Any) -> None:
+def test_contract(name: str, shape: tuple[int, int], role: Any) -> None:
     encoder = make(name)
-    assert encoder.lattice == lattice
+    assert encoder.lattice == shape
     check_encoder(encoder, pictures(), role=role)
 
 
@@ -91,11 +93,11 @@ def test_feature_maps_are_read_row_by_row(name: str, channels_last: int) -> None
     encoder = make(name)
     numbered = torch.arange(6.0).view(1, 1, 2, 3).expand(1, 5, 2, 3)  # (B, C, rows, cols)
     numbered = numbered.permute(0, 2, 3, 1) if channels_last else numbered
-    patches, lattice = encoder._lattice(numbered)
-    assert lattice == (2, 3)
+    patches, shape = lattice(encoder.backbone, numbered)
+    assert shape == (2, 3)
     assert patches[0, :, 0].tolist() == [0, 1, 2, 3, 4, 5]
     with pytest.raises(ValueError, match="without a lattice"):
-        encoder._lattice(torch.zeros(1, 5))
+        lattice(encoder.backbone, torch.zeros(1, 5))
 
 
 def test_normalisation_is_timms() -> None:
@@ -156,6 +158,9 @@ def test_only_timms_own_names(tmp_path: Path, name: str) -> None:
         ({"interpolation": "magic"}, "unknown interpolation"),
         ({"dtype": "nn"}, "unknown dtype"),
         ({"image_sise": [3, 3]}, "did you mean .*image_size"),
+        ({"options": {"checkpoint_path": "a.pt"}}, "may not have 'checkpoint_path'"),
+        ({"options": {"depth": 10**6}}, "depth is 1000000, at most"),
+        ({"options": {"block_fn": print}}, "must be JSON values"),
     ],
 )
 def test_impossible_settings(changes: dict[str, Any], message: str) -> None:
@@ -169,3 +174,29 @@ def test_gradients_reach_the_backbone() -> None:
     encoder = make().train()
     encoder(encoder.prepare(pictures(), "document")).tokens.square().sum().backward()
     assert encoder.backbone.patch_embed.proj.weight.grad.abs().sum() > 0
+
+
+def test_options_of_the_backbone_are_kept(tmp_path: Path) -> None:
+    encoder = make("test_vit3", options={"global_pool": "avg"})
+    assert encoder.backbone.attn_pool is None
+    check_encoder(encoder, pictures()[:2])
+    encoder.save(tmp_path)
+    again = load_encoder(tmp_path)
+    assert isinstance(again, TimmImage) and again.settings == encoder.settings
+    with pytest.raises(ValueError, match="cannot be made with"):
+        make("test_vit", options={"no_such_argument": 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "width"),
+    [("efficientnet_lite0", (64, 96), 1280), ("vit_base_patch16_siglip_224", (32, 48), 768)],
+)
+def test_names_that_people_use(name: str, size: tuple[int, int], width: int) -> None:
+    """EfficientNet-Lite0's last feature map, SigLIP's patches and its attention pool."""
+    options = {"depth": 1} if "siglip" in name else {}
+    encoder = make(name, image_size=size, options=options)
+    assert encoder.lattice == (2, 3) and encoder.pools
+    assert encoder.projection.in_features == width
+    with torch.inference_mode():
+        grid = encoder(encoder.prepare(pictures()[:1], "document"))
+    assert grid.tokens.shape == (1, 6, 8) and grid.pooled is not None
