@@ -6,13 +6,15 @@ tokens are the kernels' (`lateint.index.kernels`).
     y = R x                          a random rotation evens out the dimensions; MaxSim does not see it
     code = nearest centroid to y     through coarse cells (`kmeans.Cells`)
     r = y - c_code, divided by its spread |r| / sqrt(D): every token then uses all of the levels
-    level_d of r_d / scale_d         2^nbits int8 levels for all dimensions, fitted (Lloyd-Max)
+    level_d of r_d / (t scale_d)     2^nbits int8 levels for all dimensions, fitted (Lloyd-Max)
     f                                the token's factor, one byte: 256 steps of equal ratio
     y ~ c_code + f * scale * level
 
-The factor is not the spread again but the one that minimises |e|^2 + 64 <e, y>^2 / <y, y> for the
-error e that is left: the query token that a token is the best match of points its way, so an error
-along the token itself counts most (ScaNN's anisotropic loss, applied to the factor only).
+Of a few stretches t the one is taken that suits the token best: at 4 bits and 128 dimensions 14 %
+less energy in the error than with t = 1 always, at no cost in bytes or searching. The factor is the
+one that minimises |e|^2 + 64 <e, y>^2 / <y, y> for the error e that is left: the query token that a
+token is the best match of points its way, so an error along the token itself counts most (ScaNN's
+anisotropic loss, applied to the factor only).
 
 Everything that a search needs stays rotated: centroids and tokens; queries are rotated once.
 Centroids are int8 with one step each: at 16 sqrt(tokens) centroids float32 would cost up to a tenth
@@ -43,6 +45,11 @@ FITTED = 1 << 16  # tokens of which the residuals' lengths are measured
 FIT = 1 << 20  # residual numbers that levels are fitted to
 LARGEST = {1: 1, 2: 10, 4: 63}  # largest level; small ones keep the kernels' sums in 16 bits
 ALONG = 64.0  # weight of the error along the token: (D - 1) cos^2 / (1 - cos^2) at cosine 0.58
+STRETCHES = {  # more would take a hundredth off the error's energy
+    1: (1.0,),
+    2: (0.9, 1.0, 1.1),
+    4: (0.8, 0.87, 0.94, 1.01, 1.08, 1.16, 1.23, 1.3),
+}
 ARRAYS = ("rotation", "centroids", "steps", "scale", "levels", "boundaries", "factors")
 
 
@@ -169,26 +176,17 @@ class Codec:
         self, rotated: F32, codes: npt.NDArray[np.uint16], threads: int
     ) -> tuple[Array, Array]:
         """Packed levels and factor bytes of rotated tokens (n, D)."""
-        residuals = rotated - self.centroids[codes]
-        along = np.einsum("nd,nd->n", rotated, residuals)
-        spreads = spread(residuals)
-        residuals /= spreads[:, None]
-        nowhere = np.zeros((1, self.dim), np.float32)  # what is coded is the residual itself
-        none = np.zeros(len(codes), np.uint16)
-        packed = kernels.quantise(
-            residuals,
-            nowhere,
-            none,
+        packed, best = kernels.quantise(
+            rotated,
+            self.centroids,
+            codes,
             self.scale,
             self.boundaries,
-            nbits=self.nbits,
+            self.levels,
+            np.asarray(STRETCHES[self.nbits], np.float32),
+            along=ALONG,
             threads=threads,
         )
-        coded = kernels.reconstruct(none, packed, nowhere, self.scale, self.levels, threads=threads)
-        seen = np.einsum("nd,nd->n", rotated, coded)
-        weight = ALONG / np.maximum(np.einsum("nd,nd->n", rotated, rotated), 1e-12)
-        best = np.einsum("nd,nd->n", residuals, coded) * spreads + weight * along * seen
-        best /= np.einsum("nd,nd->n", coded, coded) + weight * seen * seen
         middles = np.sqrt(self.factors[1:] * self.factors[:-1])
         return packed, np.searchsorted(middles, best).astype(np.uint8)
 

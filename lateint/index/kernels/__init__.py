@@ -118,28 +118,48 @@ def quantise(
     codes: Array,
     scale: Array,
     boundaries: Array,
+    levels: Array,
+    stretches: Array,
     *,
-    nbits: int,
+    along: float,
     threads: int = 0,
-) -> Array:
-    """Packed residuals of tokens in one pass, u8 (N, packed_bytes).
+) -> tuple[Array, Array]:
+    """Packed residuals of tokens u8 (N, packed_bytes) and their factors float32 (N,), in one pass.
 
     values: float32 (N, D), rotated; centroids: float32 (K, D); codes: u16 (N,); scale: float32 (D,),
-    above 0; boundaries: float32 (2^nbits - 1,), rising. The level index of dimension d is the
-    number of boundaries that lie below (value_d - centroid_d) / scale_d.
+    above 0; levels: int8 (2^nbits,), rising; boundaries: float32 (2^nbits - 1,) between them.
+
+    With r = value - centroid, divided by its spread |r| / sqrt(D) and by a stretch, the level index of
+    dimension d is the number of boundaries that lie below r_d / scale_d. stretches: float32 (M,), above
+    0: all are tried, and the one is kept with which the error e, after the best factor, has the
+    smallest |e|^2 + along <e, value>^2 / <value, value>. More: smaller errors, slower building.
     """
-    check.bits(nbits)
     check.array("values", values, np.float32, None, None)
     count, dim = values.shape
     check.width(dim)
     check.array("centroids", centroids, np.float32, None, dim)
     check.array("codes", codes, np.uint16, count)
     _scale(scale, dim)
+    nbits = _nbits(levels)
     check.array("boundaries", boundaries, np.float32, (1 << nbits) - 1)
     if not (np.diff(boundaries) >= 0).all():
         raise ValueError("boundaries: must rise")
-    count = check.threads(threads)
-    return np.asarray(_impl.quantise(values, centroids, codes, scale, boundaries, nbits, count))
+    check.array("stretches", stretches, np.float32, None)
+    if not len(stretches) or not (np.isfinite(stretches) & (stretches > 0)).all():
+        raise ValueError("stretches: wanted at least one, finite and above 0")
+    packed, factor = _impl.quantise(
+        values,
+        centroids,
+        codes,
+        scale,
+        boundaries,
+        levels,
+        stretches,
+        along,
+        nbits,
+        check.threads(threads),
+    )
+    return np.asarray(packed), np.asarray(factor)
 
 
 def reconstruct(
@@ -351,13 +371,18 @@ def probe(list_offsets: Array, list_docs: Array, cells: Array, documents: int) -
 def _residuals(codes: Array, packed: Array, levels: Array, factor: Array | None, dim: int) -> int:
     """Checks what describes N tokens; returns nbits, which the levels' number tells."""
     check.array("codes", codes, np.uint16, None)
+    nbits = _nbits(levels)
+    check.array("packed", packed, np.uint8, len(codes), packed_bytes(dim, nbits))
+    check.factor(factor, len(codes))
+    return nbits
+
+
+def _nbits(levels: Array) -> int:
     count = levels.size if isinstance(levels, np.ndarray) else 0
     nbits = {2: 1, 4: 2, 16: 4}.get(count)
     if nbits is None:
         raise ValueError(f"levels: got {count}; wanted an int8 array of 2, 4 or 16")
     check.levels(levels, nbits)
-    check.array("packed", packed, np.uint8, len(codes), packed_bytes(dim, nbits))
-    check.factor(factor, len(codes))
     return nbits
 
 

@@ -51,20 +51,42 @@ def quantise(
     codes: Array,
     scale: Array,
     boundaries: Array,
+    levels: Array,
+    stretches: Array,
+    along: float,
     nbits: int,
     threads: int,
-) -> Array:
+) -> tuple[Array, Array]:
     count, dim = values.shape
     packed = np.empty((count, -(-dim * nbits // 8)), np.uint8)
+    factor = np.empty(count, np.float32)
     _check_codes(codes, len(centroids), 0)
     for low in range(0, count, ROWS):
         part = slice(low, low + ROWS)
-        level = (values[part] - centroids[codes[part]]) / scale
-        index = np.zeros(level.shape, np.uint8)
-        for boundary in boundaries:
-            index += level > boundary
+        token = values[part]
+        left = token - centroids[codes[part]]
+        spread = np.maximum(np.sqrt(_dots(left, left) / np.float32(dim)), np.float32(1e-9))
+        unit = left / spread[:, None] / scale
+        weight = np.float32(along) / np.maximum(_dots(token, token), np.float32(1e-12))
+        both = _dots(token, left)
+        best = np.full(len(token), -1, np.float32)
+        index = np.zeros(unit.shape, np.uint8)
+        for stretch in stretches:
+            tried = np.searchsorted(boundaries * stretch, unit.ravel()).reshape(unit.shape)
+            coded = levels.astype(np.float32)[tried] * scale
+            own = _dots(token, coded)
+            top = _dots(left, coded) + weight * both * own
+            found = top / (_dots(coded, coded) + weight * own * own)
+            gain = np.maximum(top, 0) * found
+            better = gain > best
+            best[better], index[better] = gain[better], tried[better]
+            factor[part][better] = found[better]
         packed[part] = pack(index, nbits)
-    return packed
+    return packed, factor
+
+
+def _dots(a: Array, b: Array) -> Array:
+    return np.einsum("nd,nd->n", a, b)
 
 
 def reconstruct(

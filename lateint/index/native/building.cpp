@@ -14,26 +14,33 @@ void check_codes(const Row<uint16_t>& codes, size_t centroids) {
                    static_cast<int64_t>(centroids)});
 }
 
-Out<uint8_t> quantise(Matrix<float> values, Matrix<float> centroids, Row<uint16_t> codes,
-                      Row<float> scale, Row<float> boundaries, int nbits, int threads) {
+std::tuple<Out<uint8_t>, Out<float>> quantise(Matrix<float> values, Matrix<float> centroids,
+                                              Row<uint16_t> codes, Row<float> scale,
+                                              Row<float> boundaries, Row<int8_t> levels,
+                                              Row<float> stretches, double along, int nbits,
+                                              int threads) {
     const size_t count = values.shape(0);
     const int dim = static_cast<int>(values.shape(1));
     wanted(dim > 0 && dim <= 1024 && static_cast<int>(centroids.shape(1)) == dim &&
                static_cast<int>(scale.size()) == dim && codes.size() == count &&
-               boundaries.size() + 1 == size_t{1} << nbits,
+               levels.size() == size_t{1} << nbits && boundaries.size() + 1 == levels.size() &&
+               stretches.size() > 0 && stretches.size() < 1000,
            "values: shape");
     check_codes(codes, centroids.shape(0));
+    const QuantiseJob job{values.data(), centroids.data(), codes.data(), scale.data(),
+                          boundaries.data(), levels.data(), stretches.data(), dim, nbits,
+                          static_cast<int>(stretches.size()), static_cast<float>(along)};
     const size_t bytes = static_cast<size_t>(Layout(dim, nbits).bytes);
     Buffer<uint8_t> out(count * bytes);
+    Buffer<float> factor(count);
     {
         nb::gil_scoped_release released;
-        share(static_cast<int64_t>(count), 2048, threads, [&](int64_t first, int64_t last) {
-            chosen->quantise(values.data(), centroids.data(), codes.data(), scale.data(),
-                             boundaries.data(), dim, nbits, first, last, out.data);
+        share(static_cast<int64_t>(count), 512, threads, [&](int64_t first, int64_t last) {
+            chosen->quantise(job, first, last, out.data, factor.data);
             return Fault{};
         });
     }
-    return out.array({count, bytes});
+    return {out.array({count, bytes}), factor.array({count})};
 }
 
 Out<float> reconstruct(Row<uint16_t> codes, Matrix<uint8_t> packed, Matrix<float> centroids,

@@ -123,6 +123,18 @@ struct NearestJob {
     int padded, dim;
 };
 
+struct QuantiseJob {
+    const float* values;      // [tokens, dim]
+    const float* centroids;   // [centroids, dim]
+    const uint16_t* codes;    // [tokens]
+    const float* scale;       // [dim]
+    const float* boundaries;  // [levels - 1]
+    const int8_t* levels;     // [2^nbits]
+    const float* stretches;   // [stretch]
+    int dim, nbits, stretch;
+    float along;
+};
+
 struct Kernels {
     const char* name;
     // The query as the kernels read it: padded * positions values out of [tokens, dim].
@@ -143,10 +155,9 @@ struct Kernels {
                     float* high);
     // Points first to last (of the order): out[point] is its nearest centroid.
     void (*nearest)(const NearestJob&, int64_t first, int64_t last, uint32_t* out);
-    // Level indices of tokens, packed.
-    void (*quantise)(const float* values, const float* centroids, const uint16_t* codes,
-                     const float* scale, const float* boundaries, int dim, int nbits,
-                     int64_t first, int64_t last, uint8_t* packed);
+    // Tokens first to last.
+    void (*quantise)(const QuantiseJob&, int64_t first, int64_t last, uint8_t* packed,
+                     float* factor);
     void (*reconstruct)(const uint16_t* codes, const uint8_t* packed, const float* centroids,
                         const float* scale, const int8_t* levels, const float* factor, int dim,
                         int nbits, int64_t first, int64_t last, float* out);

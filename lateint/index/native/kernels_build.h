@@ -18,27 +18,96 @@ inline void pack_row(const uint8_t* index, int bytes, uint8_t* packed) {
     }
 }
 
-void quantise(const float* values, const float* centroids, const uint16_t* codes,
-              const float* scale, const float* boundaries, int dim, int nbits, int64_t first,
-              int64_t last, uint8_t* packed) {
-    const Layout layout(dim, nbits);
-    const int limits = (1 << nbits) - 1;
-    alignas(64) float level[1024];
-    alignas(64) int32_t index[1024];
+constexpr int kLanes = 8;  // sums of floats are kept in so many lanes, or they would not be vectors
+
+inline float sum_lanes(const float (&lanes)[kLanes]) {
+    float sum = 0.0f;
+    for (int l = 0; l < kLanes; ++l) sum += lanes[l];
+    return sum;
+}
+
+// What is left of one token by its centroid, and how well levels fit it.
+struct Residual {
+    alignas(64) float token[1024], left[1024], unit[1024], scale[1024], level[1024];
+    float along, weight;  // <token, left>; weight of the error along the token
+    int padded;           // with zeros, to whole lanes
+
+    explicit Residual(const QuantiseJob& job) : padded((job.dim + kLanes - 1) / kLanes * kLanes) {
+        for (int d = 0; d < padded; ++d) {
+            token[d] = left[d] = unit[d] = 0.0f;
+            scale[d] = d < job.dim ? job.scale[d] : 0.0f;
+        }
+    }
+
+    void set(const QuantiseJob& job, int64_t i) {
+        const float* x = job.values + static_cast<size_t>(i) * job.dim;
+        const float* c = job.centroids + static_cast<size_t>(job.codes[i]) * job.dim;
+        for (int d = 0; d < job.dim; ++d) token[d] = x[d], left[d] = x[d] - c[d];
+        float squares[kLanes] = {}, both[kLanes] = {}, own[kLanes] = {};
+        for (int d = 0; d < padded; d += kLanes)
+            for (int l = 0; l < kLanes; ++l) {
+                squares[l] += left[d + l] * left[d + l];
+                both[l] += left[d + l] * token[d + l];
+                own[l] += token[d + l] * token[d + l];
+            }
+        along = sum_lanes(both);
+        const float length = sum_lanes(own);
+        weight = job.along / (length > 1e-12f ? length : 1e-12f);
+        float spread = std::sqrt(sum_lanes(squares) / static_cast<float>(job.dim));
+        spread = spread > 1e-9f ? spread : 1e-9f;
+        for (int d = 0; d < job.dim; ++d) unit[d] = left[d] / spread / job.scale[d];
+    }
+
+    // (gain, factor) of the levels that are nearest to unit / stretch: the larger the gain, the
+    // smaller |e|^2 + weight <e, token>^2 of the error e that is left with this factor.
+    void fit(const QuantiseJob& job, float stretch, float& gain, float& factor) {
+        const int limits = (1 << job.nbits) - 1;
+        for (int d = 0; d < padded; ++d) level[d] = job.levels[0];
+        for (int i = 0; i < limits; ++i) {
+            const float limit = job.boundaries[i] * stretch;
+            const float step = static_cast<float>(job.levels[i + 1] - job.levels[i]);
+            for (int d = 0; d < padded; ++d) level[d] += unit[d] > limit ? step : 0.0f;
+        }
+        float a[kLanes] = {}, b[kLanes] = {}, s[kLanes] = {};
+        for (int d = 0; d < padded; d += kLanes)
+            for (int l = 0; l < kLanes; ++l) {
+                const float coded = level[d + l] * scale[d + l];
+                a[l] += left[d + l] * coded;
+                b[l] += coded * coded;
+                s[l] += token[d + l] * coded;
+            }
+        const float own = sum_lanes(s);
+        const float top = sum_lanes(a) + weight * along * own;
+        const float bottom = sum_lanes(b) + weight * own * own;
+        factor = top / bottom;
+        gain = top > 0.0f ? top * factor : 0.0f;
+    }
+};
+
+void quantise(const QuantiseJob& job, int64_t first, int64_t last, uint8_t* packed,
+              float* factor) {
+    const Layout layout(job.dim, job.nbits);
+    const int limits = (1 << job.nbits) - 1;
+    Residual residual(job);
     alignas(64) uint8_t small[1024 + 8] = {};
     for (int64_t i = first; i < last; ++i) {
-        const float* x = values + static_cast<size_t>(i) * dim;
-        const float* c = centroids + static_cast<size_t>(codes[i]) * dim;
-        for (int d = 0; d < dim; ++d) level[d] = (x[d] - c[d]) / scale[d];
-        for (int d = 0; d < dim; ++d) index[d] = 0;
-        for (int b = 0; b < limits; ++b) {
-            const float limit = boundaries[b];
-            for (int d = 0; d < dim; ++d) index[d] += level[d] > limit ? 1 : 0;
+        residual.set(job, i);
+        float best = -1.0f, stretch = 1.0f;
+        for (int m = 0; m < job.stretch; ++m) {
+            float gain, with;
+            residual.fit(job, job.stretches[m], gain, with);
+            if (gain > best) best = gain, stretch = job.stretches[m], factor[i] = with;
         }
-        for (int d = 0; d < dim; ++d) small[d] = static_cast<uint8_t>(index[d]);
+        alignas(64) int32_t index[1024];
+        for (int d = 0; d < job.dim; ++d) index[d] = 0;
+        for (int b = 0; b < limits; ++b) {
+            const float limit = job.boundaries[b] * stretch;
+            for (int d = 0; d < job.dim; ++d) index[d] += residual.unit[d] > limit ? 1 : 0;
+        }
+        for (int d = 0; d < job.dim; ++d) small[d] = static_cast<uint8_t>(index[d]);
         uint8_t* out = packed + static_cast<size_t>(i) * layout.bytes;
-        if (nbits == 4) pack_row<4>(small, layout.bytes, out);
-        else if (nbits == 2) pack_row<2>(small, layout.bytes, out);
+        if (job.nbits == 4) pack_row<4>(small, layout.bytes, out);
+        else if (job.nbits == 2) pack_row<2>(small, layout.bytes, out);
         else pack_row<1>(small, layout.bytes, out);
     }
 }

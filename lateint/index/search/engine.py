@@ -30,7 +30,7 @@ from lateint.index.tokens import IntArray, Tokens
 
 WORK = 64 << 20  # bytes for tables and scores of the queries that share a pass
 MODES = ("auto", "scan", "lists", "fde", "exact")
-CANDIDATES = 256  # at least; see Settings
+CANDIDATES = 400  # at least; see Settings
 CANDIDATES_PER_HIT = 4
 RESCORED = 32
 RESCORED_PER_HIT = 2

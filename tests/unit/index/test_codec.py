@@ -32,11 +32,12 @@ def lost(codec: Codec, values: np.ndarray) -> float:
 
 def test_the_error_is_that_of_the_best_scalar_quantiser(codecs: dict[int, Codec]) -> None:
     """Lloyd-Max levels for a normal distribution lose 0.363, 0.118 and 0.0095 of the energy (Max
-    1960); the factor takes the error along the token out, and pays for it in energy at 1 bit."""
+    1960). Stretches lose less than that at 4 bits; the factor takes the error along the token out,
+    and pays for it in energy at 1 bit."""
     values = tokens(4000, 64, seed=1)
     assert 0.363 < lost(codecs[1], values) < 0.6
     assert lost(codecs[2], values) < 0.14
-    assert lost(codecs[4], values) < 0.0115
+    assert lost(codecs[4], values) < 0.0085
 
 
 def test_scores_have_no_bias(codecs: dict[int, Codec]) -> None:
@@ -76,7 +77,7 @@ def test_the_same_sample_and_seed_give_the_same_codec_and_leave_the_sample_alone
 def test_widths(dim: int) -> None:
     values = tokens(2000, dim)
     codec = Codec.train(values.astype(np.float16), nbits=4)
-    assert lost(codec, values) < 0.012
+    assert lost(codec, values) < 0.0105
     assert Codec.from_arrays(codec.arrays()).decode(codec.encode(values)).shape == (2000, dim)
 
 
