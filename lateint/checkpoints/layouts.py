@@ -26,7 +26,8 @@ class LoadOptions:
     dtype: of the weights once loaded, whatever they were saved in.
     revision: branch, tag or commit on the hub; None: its main branch.
     remote_code: run Python code that comes with the checkpoint. Only for one you trust.
-    dim: width of a fresh projection, for checkpoints that bring none (a bare backbone).
+    dim: width of a fresh projection, for checkpoints that bring none; None: none is made, and a
+        bare backbone, whose tokens would be random without training, is an error.
     base: folder or hub name of the model that an adapter stands on; None: as the adapter says.
     source: what the caller gave as path; set by `load`.
     """
@@ -34,7 +35,7 @@ class LoadOptions:
     dtype: str = "float32"
     revision: str | None = None
     remote_code: bool = False
-    dim: int = 128
+    dim: int | None = None
     base: str | None = None
     source: str = ""
 
@@ -179,6 +180,21 @@ LAYOUTS: tuple[Layout, ...] = (
         looks_for='"peft_type": "LORA" in it',
         fits=lambda files: files.object("adapter_config.json").get("peft_type") == "LORA",
         loader="lateint.checkpoints.colpali:load_adapter",
+    ),
+    Layout(
+        name="open_clip",
+        files=("open_clip_config.json",),
+        looks_for='"model_cfg" in it',
+        fits=lambda files: "model_cfg" in files.object("open_clip_config.json"),
+        loader="lateint.checkpoints.open_clip:load",
+        writer="lateint.checkpoints.open_clip:save",
+    ),
+    Layout(
+        name="timm",
+        files=("config.json",),
+        looks_for='"architecture" in it, a name of timm',
+        fits=lambda files: isinstance(files.object("config.json").get("architecture"), str),
+        loader="lateint.checkpoints.timm:load",
     ),
 )
 
