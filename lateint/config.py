@@ -128,6 +128,9 @@ def _read(hint: Any, value: Any, where: str) -> Any:
     if hint is Any:
         return value
     if origin is Union or origin is types.UnionType:
+        objects = [option for option in arguments if is_dataclass(option)]
+        if len(objects) == 1 and isinstance(value, Mapping):
+            return _read(objects[0], value, where)  # so that its errors say which key
         for option in arguments:
             try:
                 return _read(option, value, where)

@@ -76,7 +76,14 @@ class Learner(nn.Module):
             keys = (gather_rows(keys[0]) if all_queries else keys[0]), gather_rows(keys[1])
         if self.exclude_duplicates:
             targets = _excluding(targets, *keys)
-        parts = torch.stack([goal(queries, documents, targets).float() for goal in goals]) * weight
+        taught = _has_teacher(targets)
+        losses = [
+            goal(queries, documents, targets).float()
+            if taught or not goal.needs_teacher
+            else _nothing(queries, documents)
+            for goal in goals
+        ]
+        parts = torch.stack(losses) * weight
         return {"loss": parts.sum(), "parts": parts.detach()}
 
     def _vectors(self, chunks: Sequence[Chunk], role: Role) -> dict[str, Ragged]:
@@ -171,6 +178,18 @@ def no_match(pattern: str, names: Mapping[str, Any]) -> str:
 def _same(part: Ragged, first: Ragged) -> Ragged:
     """On the device and in the dtype of the others: encoders may lie apart."""
     return part.to(first.device, first.dtype)
+
+
+def _has_teacher(targets: Targets) -> bool:
+    """Whether a query has two candidates with a teacher's score: something to compare."""
+    teacher = targets.teacher
+    return teacher is not None and bool(((~teacher.isnan()).sum(1) >= 2).any())
+
+
+def _nothing(*vectors: Mapping[str, Ragged]) -> Tensor:
+    """0, as a goal gives that has nothing to do; with a graph, so that backward can be called."""
+    total = [ragged.values.sum() * 0 for side in vectors for ragged in side.values()]
+    return torch.stack([part.float() for part in total]).sum()
 
 
 def _excluding(targets: Targets, query_keys: Tensor, document_keys: Tensor) -> Targets:

@@ -42,6 +42,11 @@ class Goal(nn.Module, ABC):
         return True
 
     @property
+    def needs_teacher(self) -> bool:
+        """Whether it has nothing to do in a step without `Targets.teacher`."""
+        return False
+
+    @property
     def needs_all_queries(self) -> bool:
         """Whether a step over several processes must gather queries as well as documents."""
         return False
@@ -109,6 +114,10 @@ class Objective(Goal):
     @property
     def needs_all_documents(self) -> bool:
         return not self.loss.own_only
+
+    @property
+    def needs_teacher(self) -> bool:
+        return self.loss.needs_teacher
 
     @property
     def needs_all_queries(self) -> bool:

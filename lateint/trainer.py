@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from lateint import adapters
 from lateint import training_files as files
 from lateint.adapters import Lora
-from lateint.card import Card, DataFacts, Facts, write_card
+from lateint.card import Card, Facts, write_card
 from lateint.data.batches import Batches, JoinedSets, Mix, batch_loader
 from lateint.data.collate import Collate
 from lateint.data.sets import TrainingSet
@@ -37,10 +37,12 @@ from lateint.objective import Goal
 from lateint.training_arguments import TrainingArguments, hf
 from lateint.training_inputs import (
     Evaluator,
+    data_facts,
     describe,
     evaluators_of,
     goal_name,
     goals_of,
+    is_scored,
     is_stream,
     reader_name,
     sets_of,
@@ -96,9 +98,10 @@ class Trainer(hf.Trainer):
         self.evaluators = evaluators_of(evaluator)
         self._batches: Batches | None = None
         self._parts: list[Tensor] = []
+        goals = goals_of(loss, model)
         learner = Learner(
             model,
-            goals_of(loss, model),
+            goals,
             cached=args.budget_tokens is not None,
             exclude_duplicates=args.exclude_duplicates,
         )
@@ -115,10 +118,19 @@ class Trainer(hf.Trainer):
         elif train_dataset is not None:
             self.train_sets = sets_of(train_dataset)
             train = JoinedSets(list(self.train_sets.values()))
+        scored = is_scored(train, self.train_sets)
+        if train is not None and not scored and any(goal.needs_teacher for goal in goals):
+            raise ValueError("a loss learns from a teacher's scores, and no data set has scores")
+        hard = scored or any(data.has_negatives for data in self.train_sets.values())
         super().__init__(
             model=learner,
             args=args,
-            data_collator=Collate(model_encoders(model), args.budget_tokens),
+            data_collator=Collate(
+                model_encoders(model),
+                args.budget_tokens,
+                candidates=hard or args.world_size > 1,
+                scored=scored,
+            ),
             train_dataset=train,
             # transformers wants to see one wherever it is told to evaluate
             eval_dataset=self.eval_sets or ({} if self.evaluators else None),
@@ -357,24 +369,13 @@ class Trainer(hf.Trainer):
         return Facts(
             encoders={m: reader_name(model.encoder(m)) for m in model.encoders},
             heads={kind: model.head_dim(kind) for kind in model.heads},
-            data=self._data_facts(),
+            data=data_facts(self.train_dataset, self.train_sets),
             goals=[describe(goal) for goal in self.learner.goals],
             arguments=changed,
             history=self.state.log_history,
             step=self.state.global_step,
             versions={name: version(name) for name in ("lateint", "torch", "transformers")},
         )
-
-    def _data_facts(self) -> list[DataFacts]:
-        if isinstance(self.train_dataset, Stream):
-            stream = self.train_dataset
-            return [DataFacts(stream.name, None, stream.licence, stream.source_name)]
-        found = []
-        for name, data in self.train_sets.items():
-            columns = getattr(getattr(data, "columns", None), "columns", ())
-            said = tuple(f"{c.role}: {c.name} ({c.modality})" for c in columns)
-            found.append(DataFacts(name, len(data), data.licence, data.source, said))
-        return found
 
 
 class _Epochs(hf.TrainerCallback):

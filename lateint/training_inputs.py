@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import nn
 
+from lateint.card import DataFacts
 from lateint.data.sets import TrainingSet, as_training_set
+from lateint.data.stream import Stream
 from lateint.losses import InfoNCE, Loss
 from lateint.model import LateInteractionModel
 from lateint.objective import Goal, Objective
@@ -93,6 +95,24 @@ def sets_of(data: Any) -> dict[str, TrainingSet]:
 def is_stream(data: Any) -> bool:
     """Whether it is a `datasets.IterableDataset`."""
     return type(data).__name__ == "IterableDataset" and hasattr(data, "take")
+
+
+def is_scored(train: Any, sets: Mapping[str, TrainingSet]) -> bool:
+    """Whether any training data has scores (of a stream: what its columns say)."""
+    columns = getattr(train, "columns", None)
+    return bool(columns is not None and columns.scores) or any(one.scored for one in sets.values())
+
+
+def data_facts(train: Any, sets: Mapping[str, TrainingSet]) -> list[DataFacts]:
+    """What a model card says of the training data: of a stream, or of each set."""
+    if isinstance(train, Stream):
+        return [DataFacts(train.name, None, train.licence, train.source_name)]
+    found = []
+    for name, data in sets.items():
+        columns = getattr(getattr(data, "columns", None), "columns", ())
+        said = tuple(f"{c.role}: {c.name} ({c.modality})" for c in columns)
+        found.append(DataFacts(name, len(data), data.licence, data.source, said))
+    return found
 
 
 def reader_name(encoder: Any) -> str:

@@ -1,4 +1,4 @@
-"""The command line: index, search, add, delete, info; eval, compare, mine.
+"""The command line: index, search, add, delete, info; eval, compare, mine; train.
 
 A thin skin over the library: it parses, calls and prints. Results go to stdout, everything else to
 stderr. Exit status: 0 done (files that could not be read are named on stderr), 1 an error (one line
@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lateint.cli import collection, evaluation
+from lateint.cli import collection, evaluation, training
 from lateint.cli.shared import say
 from lateint.evaluation.qrels_run import trec_id
 
@@ -31,6 +31,7 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
     evaluation.eval,
     evaluation.compare,
     evaluation.mine,
+    training.train,
 )
 """In the order of the help; a command is called as its function, says what its docstring says."""
 

@@ -18,7 +18,7 @@ from lateint.cli.shared import Json, fail, one_line, print_json, say
 from lateint.evaluation.qrels_run import trec_id
 
 if TYPE_CHECKING:
-    from lateint.collection import Collection, Hit
+    from lateint.collection import Collection, Hit, Match
     from lateint.ingest import AddReport
 
 DEFAULT = Path(".lateint")
@@ -97,6 +97,9 @@ def search(
         int | None, typer.Option("-k", min=1, help="Hits a query; default 10, with --queries 100.")
     ] = None,
     image: Annotated[Path | None, typer.Option(help="Look for pages like this picture.")] = None,
+    audio: Annotated[
+        Path | None, typer.Option(help="Look for what fits this recording, of up to a minute.")
+    ] = None,
     where: Annotated[
         str | None, typer.Option(help="SQL over metadata: \"path like 'reports/%' and page < 10\".")
     ] = None,
@@ -118,9 +121,9 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Print the pages that match best, and which words matched."""
-    given = [what for what in (query, image, queries) if what is not None]
+    given = [what for what in (query, image, audio, queries) if what is not None]
     if len(given) != 1:
-        raise typer.BadParameter("wanted one of QUERY, --image and --queries")
+        raise typer.BadParameter("wanted one of QUERY, --image, --audio and --queries")
     if run is not None and queries is None:
         raise typer.BadParameter("--run goes with --queries")
     if hybrid and query is None:
@@ -130,13 +133,18 @@ def search(
             _answer(opened, queries, run, k or 100, where, group_by, as_json)
             return
         hits = opened.search(
-            query, k or 10, image=image, where=where, group_by=group_by, hybrid=hybrid
+            query,
+            k or 10,
+            image=image,
+            audio=audio,
+            where=where,
+            group_by=group_by,
+            hybrid=hybrid,
         )
         unread = query is not None and not hits and not opened.model.reads(query)
     if as_json:
-        print_json(
-            {"query": query, "image": image and str(image), "hits": [h.to_json() for h in hits]}
-        )
+        asked = {"query": query, "image": image and str(image), "audio": audio and str(audio)}
+        print_json({**asked, "hits": [h.to_json() for h in hits]})
     elif hits:
         _print_hits(hits)
     elif unread:
@@ -249,10 +257,10 @@ def _print_hits(hits: Sequence[Hit]) -> None:
     for match in (match for hit in hits for match in hit.words):
         best[match.word] = max(match.score, best.get(match.word, 0.0))
     for rank, hit in enumerate(hits, start=1):
-        name = hit.id if hit.page is None else str(hit.metadata["path"])
-        page = "" if hit.page is None else str(hit.page)
+        page = _place(hit)
+        name = str(hit.metadata["path"]) if page else hit.id
         matched = [match for match in hit.words if match.score > WORTH * best[match.word]]
-        words = ", ".join(_word(match.word, match.found) for match in matched[:WORDS])
+        words = ", ".join(_match(match) for match in matched[:WORDS])
         table.add_row(
             str(rank), Text(one_line(name)), page, f"{hit.score:.2f}", Text(one_line(words))
         )
@@ -264,6 +272,25 @@ def _print_hits(hits: Sequence[Hit]) -> None:
     with console.capture() as capture:
         console.print(table)
     print("\n".join(line.rstrip() for line in capture.get().splitlines()))
+
+
+def _place(hit: Hit) -> str:
+    """The page, of a recording the time at which the part begins; "" where there is neither."""
+    if hit.page is not None:
+        return str(hit.page)
+    return _clock(hit.metadata["start"]) if hit.metadata.get("kind") == "audio" else ""
+
+
+def _match(match: Match) -> str:
+    """A word, and where the page or when the recording says it: `charge (charging)`, `bell 1:07`."""
+    word = _word(match.word, match.found)
+    return word if match.seconds is None else f"{word} {_clock(match.seconds[0])}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _word(word: str, found: str) -> str:

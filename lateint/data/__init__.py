@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lateint.data.collate import Collate, Step
     from lateint.data.columns import Column, Columns, DataError, Example, Item, by_position
     from lateint.data.folders import captions, outline_pages, sentence_pages
+    from lateint.data.graded import as_benchmark
     from lateint.data.rows import JsonLines, Parquet
     from lateint.data.sets import ExampleSet, IdSet, TableSet, TrainingSet, as_training_set, read
     from lateint.data.stream import Stream
@@ -28,6 +29,7 @@ _WHERE = {
     "collate": ("Collate", "Step"),
     "columns": ("Column", "Columns", "DataError", "Example", "Item", "by_position"),
     "folders": ("captions", "outline_pages", "sentence_pages"),
+    "graded": ("as_benchmark",),
     "rows": ("JsonLines", "Parquet"),
     "sets": ("ExampleSet", "IdSet", "TableSet", "TrainingSet", "as_training_set", "read"),
     "stream": ("Stream",),
@@ -52,6 +54,7 @@ __all__ = [
     "Stream",
     "TableSet",
     "TrainingSet",
+    "as_benchmark",
     "as_training_set",
     "batch_loader",
     "by_position",

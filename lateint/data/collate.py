@@ -58,13 +58,24 @@ class Collate:
     Args:
         encoders: by modality, those of the model.
         budget_tokens: most padded tokens of a chunk; None: one chunk for each modality.
+        candidates, scored: give candidates, and teacher scores (NaN where there are none), in steps
+            too whose examples have none, so that all steps and processes have the same kinds.
     """
 
-    def __init__(self, encoders: Mapping[str, Encoder], budget_tokens: int | None = None) -> None:
+    def __init__(
+        self,
+        encoders: Mapping[str, Encoder],
+        budget_tokens: int | None = None,
+        *,
+        candidates: bool = False,
+        scored: bool = False,
+    ) -> None:
         if budget_tokens is not None and budget_tokens < 1:
             raise ValueError(f"a token budget is at least 1, got {budget_tokens}")
         self.encoders = dict(encoders)
         self.budget_tokens = budget_tokens
+        self.candidates = candidates
+        self.scored = scored
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
         """{"step": Step}: what the trainer hands to its module."""
@@ -74,7 +85,7 @@ class Collate:
             "step": Step(
                 tuple(self._chunks(queries, "query", examples)),
                 tuple(self._chunks(documents, "document", examples)),
-                targets(examples),
+                targets(examples, candidates=self.candidates, scored=self.scored),
                 torch.tensor([item.key for item in queries], dtype=torch.int64),
                 torch.tensor([item.key for item in documents], dtype=torch.int64),
             )
@@ -100,20 +111,22 @@ class Collate:
                 yield Chunk(modality, batch, tuple(places[i] for i in chosen))
 
 
-def targets(examples: Sequence[Example]) -> Targets:
+def targets(
+    examples: Sequence[Example], *, candidates: bool = False, scored: bool = False
+) -> Targets:
     """Where the documents of the examples, end to end, are columns: positives, candidates and
-    teacher scores; candidates only where an example has hard negatives or scores."""
+    teacher scores; those only where an example has hard negatives or scores, or where wanted."""
     counts = [len(example.documents) for example in examples]
     starts = [sum(counts[:i]) for i in range(len(counts))]
     positives = torch.tensor(starts, dtype=torch.int64)
     width = max(counts, default=1)
-    scored = any(example.scores is not None for example in examples)
-    if width == 1 and not scored:
+    scored = scored or any(example.scores is not None for example in examples)
+    if width == 1 and not scored and not candidates:
         return Targets(positives)
-    candidates = torch.full((len(examples), width), ABSENT, dtype=torch.int64)
+    ids = torch.full((len(examples), width), ABSENT, dtype=torch.int64)
     teacher = torch.full((len(examples), width), torch.nan) if scored else None
     for row, (example, start, count) in enumerate(zip(examples, starts, counts, strict=True)):
-        candidates[row, :count] = torch.arange(start, start + count)
+        ids[row, :count] = torch.arange(start, start + count)
         if teacher is not None and example.scores is not None:
             teacher[row, :count] = torch.tensor(example.scores)
-    return Targets(positives, candidates, teacher)
+    return Targets(positives, ids, teacher)

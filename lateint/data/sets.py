@@ -48,6 +48,16 @@ class TrainingSet(ABC):
     @abstractmethod
     def __getitem__(self, i: int) -> Example: ...
 
+    @property
+    def scored(self) -> bool:
+        """Whether its examples have scores, as far as the first says."""
+        return self[0].scores is not None
+
+    @property
+    def has_negatives(self) -> bool:
+        """Whether its examples have hard negatives, as far as the first ones say."""
+        return any(len(self[i].documents) > 1 for i in range(min(len(self), 16)))
+
     def about(self, name: str = "", licence: str = "", source: str = "") -> TrainingSet:
         """The same set, with what a model card should say of it; "" leaves it as it was."""
         self.name = name or self.name

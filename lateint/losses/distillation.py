@@ -43,6 +43,10 @@ class KL(Loss):
     def own_only(self) -> bool:
         return True
 
+    @property
+    def needs_teacher(self) -> bool:
+        return True
+
     def forward(self, scores: Scores) -> Tensor:
         student, teacher, there = _compared(scores, "KL")
         if self.normalise:
@@ -76,6 +80,10 @@ class MarginMSE(Loss):
 
     @property
     def own_only(self) -> bool:
+        return True
+
+    @property
+    def needs_teacher(self) -> bool:
         return True
 
     def forward(self, scores: Scores) -> Tensor:

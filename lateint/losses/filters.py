@@ -102,6 +102,10 @@ class Filtered(Loss):
     def both_ways(self) -> bool:
         return self.loss.both_ways
 
+    @property
+    def needs_teacher(self) -> bool:
+        return self.by == "teacher" or self.loss.needs_teacher
+
     def forward(self, scores: Scores) -> Tensor:
         kept = likely_positives(scores, margin=self.margin, relative=self.relative, by=self.by)
         result: Tensor = self.loss(kept)

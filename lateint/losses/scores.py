@@ -154,6 +154,11 @@ class Loss(nn.Module, ABC):
         return False
 
     @property
+    def needs_teacher(self) -> bool:
+        """Whether it reads `Scores.teacher`: a step without teacher scores has nothing for it."""
+        return False
+
+    @property
     def both_ways(self) -> bool:
         """Whether documents are compared over all queries too, so that a step over several
         processes needs the queries of all."""

@@ -251,6 +251,19 @@ def test_rows_of_ids_as_mining_and_pylate_write_them(beir: Path) -> None:
         data.IdSet.from_rows(rows, benchmark.queries, benchmark.documents)
 
 
+def test_a_training_set_is_a_benchmark_too(fixtures: Path) -> None:
+    rows = [{"q": "a", "p": "x"}, {"q": "a", "p": "y"}, {"q": "b", "p": "x"}]
+    benchmark = data.as_benchmark(data.TableSet(rows))
+    assert sorted(benchmark.queries.values()) == ["a", "b"]
+    assert sorted(benchmark.documents.values()) == ["x", "y"]
+    asked = {benchmark.queries[query]: grades for query, grades in benchmark.qrels.items()}
+    found = {q: sorted(benchmark.documents[d] for d in grades) for q, grades in asked.items()}
+    assert found == {"a": ["x", "y"], "b": ["x"]}
+    pages = data.as_benchmark(data.outline_pages(fixtures / "kestrel-manual.pdf", negatives=2))
+    assert (pages.query_modality, pages.document_modality) == ("text", "page")
+    assert next(iter(pages.documents.values())).width > 100
+
+
 def test_outlines_and_sentences_of_pdfs(fixtures: Path) -> None:
     path = fixtures / "kestrel-manual.pdf"
     titles = data.outline_pages(path, negatives=1)

@@ -134,6 +134,15 @@ def test_teacher_scores_of_some_examples() -> None:
     assert bool(step.targets.teacher[1].isnan().all())
 
 
+def test_steps_have_the_same_kinds_of_targets_on_request() -> None:
+    plain = TableSet(toy.pairs(2))
+    collate = Collate({"text": HashedText()}, candidates=True, scored=True)
+    targets = collate([plain[0], plain[1]])["step"].targets
+    assert targets.candidates.tolist() == [[0], [1]]
+    assert targets.teacher.isnan().all()
+    assert Collate({"text": HashedText()})([plain[0]])["step"].targets.candidates is None
+
+
 def test_a_modality_that_the_model_does_not_read_is_named() -> None:
     columns = [Column("q", "query"), Column("d", "document", "page")]
     pages = TableSet([{"q": "red", "d": Image.new("RGB", (8, 8))}], columns)

@@ -344,6 +344,8 @@ def test_what_cannot_be_trained_is_said_at_the_start(tmp_path: Path) -> None:
         Trainer(toy.model(), args, PAIRS, loss=["InfoNCE"])  # type: ignore[list-item]
     with pytest.raises(TypeError, match="evaluator"):
         Trainer(toy.model(), args, PAIRS, evaluator=[3])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="no data set has scores"):
+        Trainer(toy.model(), args, PAIRS, loss=KL())
     with pytest.raises(ValueError, match="nothing to train on"):
         Trainer(toy.model(), args).train()
     with pytest.raises(ValueError, match="nothing to evaluate"):
