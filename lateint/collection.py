@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from lateint.encoding import CollectionModel
     from lateint.model import LateInteractionModel
+    from modalities.media import Audio
 
 LEDGER, INDEX, CACHE = "collection.sqlite", "index", "cache"
 DPI = 100
@@ -224,9 +225,10 @@ class Collection:
         """Index files, and folders with all that is in them: what is new or has changed.
 
         PDFs give a document a page (`report.pdf#page=3`), pictures one each, texts one for each part
-        of some 250 words. Ids are paths below the first folder that was added (of further folders:
-        with the folder's name in front), and stay. Files that are as they were (size and time, else
-        content) are passed over. A file that cannot be read is in the report's `problems`, and what
+        of some 250 words, recordings one for each 30 seconds (`talk.wav#part=2`). Ids are paths below
+        the first folder that was added (of further folders: with the folder's name in front), and
+        stay. Files that are as they were (size and time, else content) are passed over. A file that
+        cannot be read, or whose kind the model does not read, is in the report's `problems`, and what
         the collection holds of it stays.
 
         metadata: kept with every document of these files, for `where` and in hits: a dictionary, or
@@ -251,6 +253,7 @@ class Collection:
                     dpi=self._facts["dpi"],
                     metadata=metadata,
                     progress=told,
+                    refuses=model.refuses,
                 )
                 for error in unlisted:
                     ingest.problem(error.path, error.reason)
@@ -321,13 +324,14 @@ class Collection:
         k: int = 10,
         *,
         image: AnyPath | Image | None = None,
+        audio: AnyPath | Audio | None = None,
         where: str | None = None,
         params: Sequence[Any] = (),
         group_by: str | None = None,
         words: bool = True,
         hybrid: bool = False,
     ) -> list[Hit]:
-        """The k best documents for a text, or for a picture, best first.
+        """The k best documents for a text, a picture or a recording (of up to a minute), best first.
 
         A text of which the model reads no word (only punctuation, a script it does not know) has no
         hits.
@@ -339,8 +343,8 @@ class Collection:
         the model finds with BM25 over the text that documents carry (text layers, texts); the score
         is then of the fusion, and a text of which the model reads nothing is found by its words.
         """
-        if (query is None) == (image is None):
-            raise CollectionError("search: wanted either a query text or image=, and not both")
+        if sum(given is not None for given in (query, image, audio)) != 1:
+            raise CollectionError("search: wanted one of a query text, image= and audio=")
         if query is not None:
             return self.search_many(
                 [query],
@@ -352,8 +356,11 @@ class Collection:
                 hybrid=hybrid,
             )[0]
         if hybrid:
-            raise CollectionError("search: hybrid goes with a query text, a picture has no words")
-        asked = self.model.encode_picture(image)
+            raise CollectionError("search: hybrid goes with a query text, the others have no words")
+        if image is not None:
+            asked = self.model.encode_picture(image)
+        else:
+            asked = self.model.encode_recording(audio)
         found = self._index.search(asked, k, where=where, params=params, group_by=group_by)[0]
         return [self._hit(hit) for hit in found]
 
@@ -428,8 +435,8 @@ class Collection:
             page = next(sources.read(path, dpi=self._facts["dpi"], wanted=lambda n: n == wanted))
         except (OSError, SourceError) as error:
             raise CollectionError(f"{document}: cannot be shown ({error})") from error
-        if page.kind == "text":
-            raise CollectionError(f"{document}: is a text and has no picture")
+        if page.kind not in sources.PICTURES:
+            raise CollectionError(f"{document}: is of kind {page.kind!r} and has no picture")
         if self._facts["cache_pages"]:
             self._cache.put(document, version, page.item)
         image: Image = page.item

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from lateint.ragged import Ragged
 
+QUERY_SECONDS = 60.0  # of a recording as a query; a search's time grows with its tokens
 SAMPLE = 4096  # numbers of each tensor that the fingerprint looks at
 
 
@@ -58,14 +59,29 @@ class CollectionModel:
         where the model has one, else for the image encoder. Raises ValueError where it has none."""
         if kind == "text":
             wanted: tuple[str, ...] = ("text",)
+        elif kind == "audio":
+            wanted = ("audio",)
         else:
             wanted = ("page", "image")
         for modality in wanted:
             if modality in self.model.encoders:
                 return modality
+        if kind == "audio":
+            raise ValueError(
+                "this model has no encoder for audio: it cannot read a recording; one made of CLAP "
+                "can, and one trained over Whisper, wav2vec 2.0, HuBERT or AST (--model FOLDER)"
+            )
         raise ValueError(
             f"this model has no encoder for {' or '.join(wanted)}: it cannot read a {kind}"
         )
+
+    def refuses(self, kind: Kind) -> str | None:
+        """Why the model cannot read a kind of document; None where it can."""
+        try:
+            self.modality(kind)
+        except ValueError as error:
+            return str(error)
+        return None
 
     def encode_documents(
         self, documents: Sequence[SourceDocument]
@@ -79,6 +95,13 @@ class CollectionModel:
         tokens = [rows.numpy() for rows in encoded.tokens]
         if modality == "text":  # boxes of texts are made up by the encoder, so they are not kept
             return [(t, self._words(item, len(t))) for item, t in zip(items, tokens, strict=True)]
+        if encoded.seconds is not None:  # from the beginning of the part; wanted: of the file
+            starts = [float(document.metadata.get("start", 0.0)) for document in documents]
+            times = [rows.numpy() for rows in encoded.seconds]
+            return [
+                (t, Traces(seconds=own + np.float32(start)))
+                for t, own, start in zip(tokens, times, starts, strict=True)
+            ]
         if encoded.boxes is None:
             return [(t, Traces()) for t in tokens]
         boxes = [rows.numpy() for rows in encoded.boxes]
@@ -115,6 +138,21 @@ class CollectionModel:
         if not isinstance(image, Image.Image):
             image = open_image(image)
         return self.model.encode_queries([image], modality=self.modality("image"), head=self.head)
+
+    def encode_recording(self, audio: Any) -> Ragged:
+        """One recording (a media.Audio, (samples, rate), or the path of a file) as a query. Raises
+        MediaError for one that cannot be read or is longer than QUERY_SECONDS."""
+        from modalities.media import as_audio, open_audio
+
+        modality = self.modality("audio")
+        if isinstance(audio, (str, Path)):
+            audio = open_audio(audio, max_seconds=QUERY_SECONDS)
+        elif (sound := as_audio(audio)).seconds > QUERY_SECONDS:
+            raise ValueError(
+                f"a recording of {sound.seconds:.0f} s as a query; at most {QUERY_SECONDS:.0f} s: "
+                "take the stretch that matters"
+            )
+        return self.model.encode_queries([audio], modality=modality, head=self.head)
 
 
 def fingerprint(model: LateInteractionModel) -> str:

@@ -1,7 +1,8 @@
-"""Hits, and why they matched: which word of the query met which word of the document, and where on the page.
+"""Hits, and why they matched: which word of the query met which word of the document, and where on the
+page, or when in the recording.
 
 MaxSim is a sum over query tokens, so each token's share of the score is exact, not an estimate.
-This module knows scores, labels and boxes; it runs no model and reads no index.
+This module knows scores, labels, boxes and seconds; it runs no model and reads no index.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from modalities.pdf import Word
 
 Box = tuple[float, float, float, float]
+Seconds = tuple[float, float]
 Floats = npt.NDArray[np.float32]
 
 WHOLE = 0.5  # a box of this share of the page says nothing about where
@@ -35,17 +37,22 @@ class Match:
     word: as in the query; score: its share of the hit's score (the shares of all query tokens,
     markers included, add up to it); box: x0, y0, x1, y1 in fractions of the page, origin top left,
     or None where the document has no places; found: the document's own words there, "" where it
-    does not say (a scan, a picture).
+    does not say (a scan, a picture); seconds: in recordings instead of a box, from when to when.
     """
 
     word: str
     score: float
     box: Box | None = None
     found: str = ""
+    seconds: Seconds | None = None
 
     def to_json(self) -> dict[str, Any]:
+        """As a dictionary that `json.dumps` takes; with "seconds" only in recordings."""
         box = None if self.box is None else [round(edge, 4) for edge in self.box]
-        return {"word": self.word, "score": round(self.score, 4), "box": box, "found": self.found}
+        said = {"word": self.word, "score": round(self.score, 4), "box": box, "found": self.found}
+        if self.seconds is not None:
+            said["seconds"] = [round(edge, 3) for edge in self.seconds]
+        return said
 
 
 @dataclass(frozen=True)
@@ -53,8 +60,9 @@ class Hit(IndexHit):
     """A document found.
 
     id, score (MaxSim, higher is better), metadata: as in the index; source: its file; page: the
-    page's number from 1, None for pictures and texts; words: the query's words by their share of
-    the score, best first (empty for picture queries and where they were not asked for).
+    page's number from 1, None for what has no pages; words: the query's words by their share of
+    the score, best first (empty for pictures and recordings as queries, and where they were not
+    asked for).
     """
 
     source: Path = Path()
@@ -73,17 +81,22 @@ class Traces:
 
     boxes: (T, 4) x0, y0, x1, y1 in fractions of the page, or None; kept to 1/65,535 of the page.
     labels: T strings, the document's word at each token ("" where there is none), or None.
+    seconds: (T, 2) from when to when in the recording's file, or None; kept to milliseconds.
     """
 
     boxes: Floats | None = None
     labels: tuple[str, ...] | None = None
+    seconds: Floats | None = None
 
     def to_bytes(self) -> bytes:
-        head = [None if self.boxes is None else len(self.boxes), self.labels]
-        text = json.dumps(head, ensure_ascii=True).encode("ascii")
+        head: list[Any] = [None if self.boxes is None else len(self.boxes), self.labels]
         packed = b""
         if self.boxes is not None:
             packed = np.rint(np.clip(self.boxes, 0, 1) * 65535).astype("<u2").tobytes()
+        if self.seconds is not None:
+            head.append(len(self.seconds))
+            packed += np.rint(self.seconds.astype(np.float64) * 1000).astype("<u4").tobytes()
+        text = json.dumps(head, ensure_ascii=True).encode("ascii")
         return zlib.compress(len(text).to_bytes(4, "little") + text + packed, 6)
 
     @classmethod
@@ -91,12 +104,17 @@ class Traces:
         """Raises ValueError or zlib.error for bytes that `to_bytes` did not write."""
         raw = zlib.decompress(data)
         size = int.from_bytes(raw[:4], "little")
-        count, labels = json.loads(raw[4 : 4 + size])
-        boxes = None
+        count, labels, *timed = json.loads(raw[4 : 4 + size])
+        packed = raw[4 + size :]
+        boxes = seconds = None
         if count is not None:
-            packed = np.frombuffer(raw[4 + size :], "<u2").reshape(count, 4)
-            boxes = (packed / 65535).astype(np.float32)
-        return cls(boxes, None if labels is None else tuple(labels))
+            edges = np.frombuffer(packed, "<u2", count * 4).reshape(count, 4)
+            boxes = (edges / 65535).astype(np.float32)
+            packed = packed[edges.nbytes :]
+        if timed:
+            moments = np.frombuffer(packed, "<u4").reshape(timed[0], 2)
+            seconds = (moments / 1000).astype(np.float32)
+        return cls(boxes, None if labels is None else tuple(labels), seconds)
 
 
 def words_at(boxes: Floats, words: Sequence[Word]) -> tuple[str, ...]:
@@ -149,8 +167,15 @@ def matches(scores: Floats, labels: Sequence[str], traces: Traces) -> tuple[Matc
     tokens = scores.shape[1]
     boxes = traces.boxes if traces.boxes is not None and len(traces.boxes) == tokens else None
     own = traces.labels if traces.labels is not None and len(traces.labels) == tokens else None
+    times = traces.seconds if traces.seconds is not None and len(traces.seconds) == tokens else None
     found = [
-        Match(word, share, _box(boxes, token), "" if own is None else own[token])
+        Match(
+            word,
+            share,
+            _box(boxes, token),
+            "" if own is None else own[token],
+            None if times is None else (float(times[token, 0]), float(times[token, 1])),
+        )
         for word, share, token, _ in merged
     ]
     return tuple(sorted(found, key=lambda match: -match.score))

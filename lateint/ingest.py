@@ -23,13 +23,15 @@ from lateint import sources
 from lateint.explain import Traces
 from lateint.ledger import DocumentRecord, FileRecord, Ledger, Root, file_name, shown
 from lateint.pagecache import PageCache
-from lateint.sources import SourceDocument, SourceError
+from lateint.sources import Kind, SourceDocument, SourceError
 
 if TYPE_CHECKING:
     from lateint.index import Index
 
 WINDOW_DOCUMENTS = 16  # encoded together; larger: a little faster, more memory
 WINDOW_PIXELS = 50_000_000  # of the pictures in a window
+# Kinds of documents that one encoder reads.
+TOGETHER: tuple[tuple[Kind, ...], ...] = (sources.PICTURES, ("text",), ("audio",))
 COMMIT_DOCUMENTS = 256  # larger: fewer, larger commits, and more to do again after a kill
 COMMIT_SECONDS = 20.0
 
@@ -98,7 +100,8 @@ class _Pending:
 class Ingest:
     """One run of adding files; holds the writer's side of index and ledger, closes neither.
 
-    progress: called with the file at hand and the documents encoded so far.
+    progress: called with the file at hand and the documents encoded so far. refuses: why the model
+    cannot read a kind of file, None where it can; such files are problems, and are not opened.
     """
 
     def __init__(
@@ -111,10 +114,11 @@ class Ingest:
         dpi: float,
         metadata: Metadata = None,
         progress: Callable[[Path, int], None] = lambda path, documents: None,
+        refuses: Callable[[Kind], str | None] = lambda kind: None,
     ) -> None:
         self._index, self._ledger, self._encode = index, ledger, encode
         self._cache, self._dpi, self._metadata = cache, dpi, metadata
-        self._progress = progress
+        self._progress, self._refuses = progress, refuses
         self.report = AddReport()
         self._window: list[tuple[_Job, SourceDocument]] = []
         self._pixels = 0
@@ -147,6 +151,8 @@ class Ingest:
 
     def _job(self, root: Root, path: Path) -> _Job | None:
         """What is to be done about a file; None where nothing changed."""
+        if reason := self._refuses(sources.kind_of(path)):
+            raise SourceError(path, reason)
         below, name = file_name(root, path)
         try:
             name.encode("utf-8")
@@ -196,7 +202,7 @@ class Ingest:
         )
         for document in documents:
             self._window.append((job, document))
-            if document.kind != "text":
+            if document.kind in sources.PICTURES:
                 self._pixels += document.item.width * document.item.height
             if len(self._window) >= WINDOW_DOCUMENTS or self._pixels >= WINDOW_PIXELS:
                 self._encode_window()
@@ -214,8 +220,8 @@ class Ingest:
 
     def _encode_window(self) -> None:
         window, self._window, self._pixels = self._window, [], 0
-        for texts in (False, True):
-            part = [(job, doc) for job, doc in window if (doc.kind == "text") == texts]
+        for kinds in TOGETHER:
+            part = [(job, doc) for job, doc in window if doc.kind in kinds]
             if part:
                 self._encode_part(part)
 
@@ -239,7 +245,7 @@ class Ingest:
             self._pending.append(pending)
             self.report.documents += 1
             self.report.blank += not len(tokens)
-            if self._cache is not None and document.kind != "text":
+            if self._cache is not None and document.kind in sources.PICTURES:
                 self._cache.put(pending.id, job.record.version, document.item)
 
     def _commit(self) -> None:

@@ -46,10 +46,12 @@ class Encoded:
     boxes: for each row x0, y0, x1, y1 as fractions of its item's width and height, origin top
         left (float32, on the CPU, same offsets as `tokens`); None where rows have no place: text
         encoders without layout, and heads with one row an item.
+    seconds: for each row of a recording, from when to when it stands (as `boxes`); else None.
     """
 
     tokens: Ragged
     boxes: Ragged | None = None
+    seconds: Ragged | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -70,7 +72,7 @@ class LateInteractionModel(nn.Module):
     """Encoders of one shared width, by modality, under one set of heads.
 
     Args:
-        encoders: modality ("text", "page", "image" ...) -> encoder. All must have the same `dim`.
+        encoders: modality ("text", "page", "image", "audio") -> encoder. All must have the same `dim`.
             The same object may stand under several modalities: its weights are kept once.
         heads: kinds of `lateint.heads.HEADS` with their defaults, or kind -> head.
 
@@ -108,21 +110,26 @@ class LateInteractionModel(nn.Module):
         cls,
         text: str | None = None,
         image: str | None = None,
+        audio: str | None = None,
         *,
         heads: Sequence[str] | Mapping[str, Head] = ("multi", "single"),
         dim: int = 128,
         pretrained: bool = True,
         text_options: Mapping[str, Any] | None = None,
+        audio_options: Mapping[str, Any] | None = None,
     ) -> Self:
         """A model to train: backbones with fresh projections to `dim`.
 
         Args:
             text: a transformers checkpoint: a folder, or a name on the hub.
             image: a timm model name.
+            audio: a transformers checkpoint of AST, Whisper, wav2vec 2.0 or HuBERT (a folder or a
+                name on the hub), or "log-mel" for a baseline without a backbone.
             heads: as in the constructor.
             dim: the shared width. Larger: better, larger index. 128 is usual.
             pretrained: False takes random weights for the image backbone (needs no network).
             text_options: further fields of `modalities.text.TextConfig`, e.g. document_length.
+            audio_options: further fields of `modalities.audio.AudioConfig`, e.g. stride.
         """
         encoders: dict[str, Encoder] = {}
         if text is not None:
@@ -135,6 +142,14 @@ class LateInteractionModel(nn.Module):
             from modalities.image import TimmImage
 
             encoders["image"] = TimmImage.from_timm(image, pretrained, dim)
+        if audio is not None:
+            from modalities.audio import AudioEncoder
+
+            options = dict(audio_options or {})
+            if audio == "log-mel":
+                encoders["audio"] = AudioEncoder.log_mel(dim, **options)
+            else:
+                encoders["audio"] = AudioEncoder.from_pretrained(audio, dim, **options)
         return cls(encoders, heads)
 
     def encoder(self, modality: str) -> Encoder:
@@ -244,12 +259,12 @@ class LateInteractionModel(nn.Module):
         gather: bool = True,
         progress: bool = False,
     ) -> Encoded:
-        """Raw items -> vectors and, where the encoder knows them, the boxes of their tokens.
+        """Raw items -> vectors and, where the encoder knows them, their tokens' boxes or seconds.
 
         Runs in eval mode without gradients, on the device and in the dtype of the encoder.
 
         Args:
-            items: what the modality's encoder takes: strings, images, paths of images.
+            items: what the modality's encoder takes: strings, images, recordings, paths of them.
             role: "query" or "document".
             modality, head: keys of `encoders` and `heads`.
             batch_tokens: most padded tokens in a batch (longest item times items, as the encoder
@@ -272,6 +287,7 @@ class LateInteractionModel(nn.Module):
             raise ValueError(f"batch_tokens is a number of tokens, at least 1, got {batch_tokens}")
         rows: dict[int, Tensor] = {}
         boxes: dict[int, Tensor] = {}
+        seconds: dict[int, Tensor] = {}
         bar = _progress_bar(f"{modality} {role}s", len(items), progress)
         with _evaluating(encoder, to_rows), torch.inference_mode(), bar as advance:
             for batch in batches(encoder.cost(items, role), batch_tokens):
@@ -283,13 +299,18 @@ class LateInteractionModel(nn.Module):
                 placed = _boxes(grid, modality, kept) if to_rows.per_token else None
                 if placed is not None:
                     boxes.update(zip(batch, placed, strict=True))
+                if to_rows.per_token and grid.seconds is not None:
+                    seconds.update(zip(batch, _of_kept(grid.seconds, kept), strict=True))
                 advance(len(batch))
         # outside inference mode: the result may then take part in training, as a teacher's does
         order = range(len(items))
         tokens = Ragged.from_list([rows[i] for i in order], dim=self.head_dim(head))
-        if not items or len(boxes) < len(items):
-            return Encoded(tokens)
-        return Encoded(tokens, Ragged.from_list([boxes[i] for i in order]))
+
+        def gathered(parts: dict[int, Tensor]) -> Ragged | None:
+            whole = bool(items) and len(parts) == len(items)
+            return Ragged.from_list([parts[i] for i in order]) if whole else None
+
+        return Encoded(tokens, gathered(boxes), gathered(seconds))
 
     def save(self, folder: Path | str) -> None:
         """Writes config.json, one subfolder an encoder, and heads.safetensors.
@@ -370,14 +391,17 @@ def load(path: Path | str | None = None) -> LateInteractionModel:
 def _boxes(grid: TokenGrid, modality: str, kept: Tensor) -> list[Tensor] | None:
     """(n_i, 4) for the kept tokens, (B, T) bool, of each item: the encoder's boxes, else the cells
     of a picture's lattice."""
-    kept = kept.cpu()
     if grid.boxes is not None:
-        boxes = grid.boxes.float().cpu()
-        return [item[stays] for item, stays in zip(boxes, kept, strict=True)]
+        return _of_kept(grid.boxes, kept)
     if modality not in ("image", "page"):
         return None
     cells = (_cells(rows, cols) for rows, cols in grid.shape)
-    return [item[stays[: len(item)]] for item, stays in zip(cells, kept, strict=True)]
+    return [item[stays[: len(item)]] for item, stays in zip(cells, kept.cpu(), strict=True)]
+
+
+def _of_kept(facts: Tensor, kept: Tensor) -> list[Tensor]:
+    """(B, T, n), what a grid says of its tokens -> (n_i, n) float32 of the kept ones, (B, T) bool."""
+    return [item[stays] for item, stays in zip(facts.float().cpu(), kept.cpu(), strict=True)]
 
 
 def _cells(rows: int, cols: int) -> Tensor:

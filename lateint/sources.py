@@ -1,13 +1,14 @@
 """Files on disk -> documents to encode: which files, which documents in each, with which metadata.
 
-A PDF gives one document a page, a picture one, a text file one for each part of some hundred words.
-Documents come one at a time, so that a file of any length fits into memory. This module knows no
-encoder, no index and no collection.
+A PDF gives one document a page, a picture one, a text file one for each part of some hundred words,
+a recording one for each half minute. Documents come one at a time, so that a file of any length
+fits into memory. This module knows no encoder, no index and no collection.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 from collections.abc import Callable, Collection, Iterator
@@ -20,13 +21,15 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from modalities.pdf import Word
 
-Kind = Literal["pdf", "image", "text"]
+Kind = Literal["pdf", "image", "text", "audio"]
 
 SUFFIXES: dict[str, Kind] = {
     ".pdf": "pdf",
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"), "image"),
     **dict.fromkeys((".txt", ".text", ".md", ".markdown", ".rst"), "text"),
+    **dict.fromkeys((".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif"), "audio"),
 }
+PICTURES: tuple[Kind, ...] = ("pdf", "image")  # documents that can be shown
 METADATA = (
     "path",
     "kind",
@@ -38,9 +41,15 @@ METADATA = (
     "size",
     "width",
     "height",
+    "start",
+    "end",
+    "duration",
+    "rate",
 )
 MAX_TEXT_BYTES = 50_000_000
 PART_WORDS = 250  # a part of a text; larger: fewer documents, less exact places
+PART_SECONDS = 30.0  # of a recording; larger: fewer documents, less exact places
+LEAST_SECONDS = 2.0  # a shorter rest at a recording's end belongs to the part before it
 MAX_WORD_CHARACTERS = 200  # in a text; longer runs are data, and are cut
 
 _WORD = re.compile(r"\S+")
@@ -60,8 +69,8 @@ class SourceDocument:
     """One document before it is encoded.
 
     suffix: what its id has after the file's name ("", "#page=3", "#part=2"); number: from 1;
-    item: what the encoder takes, a PIL image or a str; text: the text layer or the text itself,
-    "" where there is none; words: of the text layer, with boxes; metadata: JSON values.
+    item: what the encoder takes, a PIL image, a str or a media.Audio; text: the text layer or the
+    text itself, "" where there is none; words: of the text layer, with boxes; metadata: JSON values.
     """
 
     suffix: str
@@ -151,6 +160,8 @@ def read(
         elif kind == "image":
             if wanted(1):
                 yield _picture(path, common)
+        elif kind == "audio":
+            yield from _stretches(path, common, wanted, on_problem)
         else:
             yield from _parts(path, common, wanted)
     except OSError as error:
@@ -201,6 +212,43 @@ def _picture(path: Path, common: dict[str, Any]) -> SourceDocument:
         raise SourceError(path, str(error).removeprefix(f"{path}: ")) from error
     metadata = {**common, "width": image.width, "height": image.height}
     return SourceDocument("", 1, "image", image, metadata=metadata)
+
+
+def _stretches(
+    path: Path,
+    common: dict[str, Any],
+    wanted: Callable[[int], bool],
+    on_problem: Problem | None,
+) -> Iterator[SourceDocument]:
+    """A recording in parts. One that ends before its header says is read up to there."""
+    from modalities import media
+
+    try:
+        facts = media.audio_facts(path)
+        about = {**common, "duration": round(facts.seconds, 3), "rate": facts.rate}
+        for number, (start, end) in enumerate(cut_recording(facts.seconds), start=1):
+            if not wanted(number):
+                continue
+            try:
+                sound = media.open_audio(path, start=start, seconds=end - start)
+            except media.MediaError as error:
+                if number == 1 or on_problem is None:
+                    raise
+                on_problem(f"part {number}: {error.reason}")
+                return
+            metadata = {**about, "part": number, "start": start, "end": round(end, 3)}
+            suffix = "" if number == 1 else f"#part={number}"
+            yield SourceDocument(suffix, number, "audio", sound, metadata=metadata)
+    except media.MediaError as error:
+        raise SourceError(path, error.reason) from error
+
+
+def cut_recording(seconds: float) -> list[tuple[float, float]]:
+    """Where the parts of a recording begin and end, in seconds. Part n begins at (n - 1) times
+    PART_SECONDS, however long the recording is, so that its id means the same for ever."""
+    count = max(1, math.ceil((seconds - LEAST_SECONDS) / PART_SECONDS))
+    starts = [number * PART_SECONDS for number in range(count)]
+    return list(zip(starts, [*starts[1:], seconds], strict=True))
 
 
 def _parts(
