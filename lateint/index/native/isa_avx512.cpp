@@ -49,8 +49,7 @@ struct VnniUnit512 {
     static inline void pair(Acc (&acc)[QV], const int16_t* both, const int16_t* q, size_t stride) {
         const __m512i x = _mm512_set1_epi32(four(both));
         for (int v = 0; v < QV; ++v)
-            acc[v] = _mm512_add_epi32(acc[v],
-                                      _mm512_madd_epi16(x, _mm512_loadu_si512(q + v * stride)));
+            acc[v] = _mm512_dpwssd_epi32(acc[v], x, _mm512_loadu_si512(q + v * stride));
     }
 
     template <int DOCS, int QV, int>

@@ -7,6 +7,16 @@
 #include <simde/x86/avx512.h>
 #include <simde/x86/f16c.h>
 #include <simde/x86/fma.h>
+#if !defined(_mm512_cvtepi32_ps)  // SIMDe 0.7 has none
+inline __m512 lateint_cvtepi32_ps(__m512i x) {
+    int32_t whole[16];
+    float out[16];
+    _mm512_storeu_si512(whole, x);
+    for (int i = 0; i < 16; ++i) out[i] = static_cast<float>(whole[i]);
+    return _mm512_loadu_ps(out);
+}
+#define _mm512_cvtepi32_ps lateint_cvtepi32_ps
+#endif
 #else
 #include <immintrin.h>
 #endif

@@ -1,5 +1,5 @@
 """Native kernels against the numpy reference: the same integers, floats to 1e-5, on every
-instruction set that this processor has (CMake's option LATEINT_SIMDE builds those that it has not)."""
+instruction set that this processor has (test_kernels_simde.py: those that it has not)."""
 
 from __future__ import annotations
 
