@@ -24,8 +24,9 @@ from lateint.batching import batches
 from lateint.config import ConfigError, from_json, nearest, read_json, to_json, write_json
 from lateint.heads import Head, make_head
 from lateint.ragged import Ragged
+from lateint.streams import side_by_side
 from modalities import load_encoder
-from modalities.encoder import Encoder, Role, check_role
+from modalities.encoder import Batch, Encoder, Role, check_role
 from modalities.grid import TokenGrid
 
 if TYPE_CHECKING:
@@ -111,27 +112,44 @@ class LateInteractionModel(nn.Module):
         text: str | None = None,
         image: str | None = None,
         audio: str | None = None,
+        clip: str | None = None,
         *,
         heads: Sequence[str] | Mapping[str, Head] = ("multi", "single"),
         dim: int = 128,
         pretrained: bool = True,
         text_options: Mapping[str, Any] | None = None,
         audio_options: Mapping[str, Any] | None = None,
+        clip_options: Mapping[str, Any] | None = None,
     ) -> Self:
         """A model to train: backbones with fresh projections to `dim`.
 
         Args:
             text: a transformers checkpoint: a folder, or a name on the hub.
-            image: a timm model name.
+            image: a timm model name; a NaFlex one reads pictures in their own shapes.
             audio: a transformers checkpoint of AST, Whisper, wav2vec 2.0 or HuBERT (a folder or a
                 name on the hub), or "log-mel" for a baseline without a backbone.
+            clip: an open_clip model for images and texts, in place of `image` and `text`: a folder
+                in its layout, or a name of open_clip's with clip_options={"pretrained": its tag}.
             heads: as in the constructor.
             dim: the shared width. Larger: better, larger index. 128 is usual.
-            pretrained: False takes random weights for the image backbone (needs no network).
+            pretrained: False takes random weights for the image backbone and for clip (needs no
+                network).
             text_options: further fields of `modalities.text.TextConfig`, e.g. document_length.
             audio_options: further fields of `modalities.audio.AudioConfig`, e.g. stride.
+            clip_options: further arguments of `modalities.clip.OpenClip.from_pretrained`.
+
+        Raises:
+            ValueError: clip beside text or image.
         """
         encoders: dict[str, Encoder] = {}
+        if clip is not None:
+            if text is not None or image is not None:
+                raise ValueError("clip reads images and texts: give it without text and image")
+            from modalities.clip import OpenClip
+
+            weights = {} if pretrained else {"pretrained": False}
+            both = OpenClip.from_pretrained(clip, dim=dim, **{**weights, **(clip_options or {})})
+            encoders.update({"image": both, "text": both})
         if text is not None:
             from modalities.text import TransformerText
 
@@ -139,9 +157,9 @@ class LateInteractionModel(nn.Module):
                 text, dim=dim, **(text_options or {})
             )
         if image is not None:
-            from modalities.image import TimmImage
+            from modalities.naflex import image_encoder
 
-            encoders["image"] = TimmImage.from_timm(image, pretrained, dim)
+            encoders["image"] = image_encoder(image, pretrained, dim)
         if audio is not None:
             from modalities.audio import AudioEncoder
 
@@ -268,7 +286,9 @@ class LateInteractionModel(nn.Module):
             role: "query" or "document".
             modality, head: keys of `encoders` and `heads`.
             batch_tokens: most padded tokens in a batch (longest item times items, as the encoder
-                estimates). Larger: faster on a GPU, more memory. An item above it goes alone.
+                estimates). Larger: faster on a GPU, more memory. An item above it goes alone. On a
+                CPU never more than the encoder's `cpu_tokens`, and batches run side by side, one
+                a thread, where the encoder is `concurrent`.
             gather: True: float32 rows on the CPU. False: rows stay on the model's device, in its
                 dtype.
             progress: a progress bar on standard error.
@@ -289,18 +309,34 @@ class LateInteractionModel(nn.Module):
         boxes: dict[int, Tensor] = {}
         seconds: dict[int, Tensor] = {}
         bar = _progress_bar(f"{modality} {role}s", len(items), progress)
-        with _evaluating(encoder, to_rows), torch.inference_mode(), bar as advance:
-            for batch in batches(encoder.cost(items, role), batch_tokens):
-                grid: TokenGrid = encoder(encoder.prepare([items[i] for i in batch], role))
-                ragged, kept = to_rows.rows(grid, role)
-                if gather:
-                    ragged = ragged.to("cpu", torch.float32)
+        on_cpu = encoder.device.type == "cpu"
+        if on_cpu and encoder.cpu_tokens is not None:
+            batch_tokens = min(batch_tokens, encoder.cpu_tokens)
+        chosen = list(batches(encoder.cost(items, role), batch_tokens))
+        streams = torch.get_num_threads() if on_cpu and encoder.concurrent else 1
+
+        def work(prepared: Batch) -> tuple[Ragged, list[Tensor] | None, list[Tensor] | None]:
+            grid: TokenGrid = encoder(prepared)
+            ragged, kept = to_rows.rows(grid, role)
+            if gather:
+                ragged = ragged.to("cpu", torch.float32)
+            if not to_rows.per_token:
+                return ragged, None, None
+            heard = None if grid.seconds is None else _of_kept(grid.seconds, kept)
+            return ragged, _boxes(grid, modality, kept), heard
+
+        @torch.inference_mode()
+        def prepared(batch: list[int]) -> Batch:
+            return encoder.prepare([items[i] for i in batch], role)
+
+        with _evaluating(encoder, to_rows), bar as advance:
+            made = side_by_side(work, map(prepared, chosen), min(streams, len(chosen)))
+            for batch, (ragged, placed, heard) in zip(chosen, made, strict=True):
                 rows.update(zip(batch, ragged, strict=True))
-                placed = _boxes(grid, modality, kept) if to_rows.per_token else None
                 if placed is not None:
                     boxes.update(zip(batch, placed, strict=True))
-                if to_rows.per_token and grid.seconds is not None:
-                    seconds.update(zip(batch, _of_kept(grid.seconds, kept), strict=True))
+                if heard is not None:
+                    seconds.update(zip(batch, heard, strict=True))
                 advance(len(batch))
         # outside inference mode: the result may then take part in training, as a teacher's does
         order = range(len(items))

@@ -33,6 +33,7 @@ __all__ = [
 # name in encoder.json -> (module, class); a new encoder is a row here
 ENCODERS: dict[str, tuple[str, str]] = {
     "transformer-text": ("modalities.text", "TransformerText"),
+    "onnx-text": ("modalities.onnx", "OnnxText"),
     "timm-image": ("modalities.image", "TimmImage"),
     "timm-naflex": ("modalities.naflex", "NaFlexImage"),
     "open-clip": ("modalities.clip", "OpenClip"),

@@ -75,6 +75,10 @@ class Encoder(nn.Module, ABC):
     name: str
     modality: str
     dim: int
+    cpu_tokens: int | None = None
+    """Padded tokens of a batch beyond which a CPU gets slower, not faster; None: not known."""
+    concurrent: bool = False
+    """Whether several threads may be in `forward` at once."""
 
     @property
     def modalities(self) -> tuple[str, ...]:

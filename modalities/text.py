@@ -45,6 +45,8 @@ class TransformerText(Encoder):
 
     name = "transformer-text"
     modality = "text"
+    cpu_tokens = 1024  # what lies between two layers then stays in a core's cache
+    concurrent = True
 
     def __init__(self, backbone: Any, tokenizer: Any, config: TextConfig) -> None:
         """backbone: a transformers model that returns last_hidden_state; tokenizer: its own. New
