@@ -12,16 +12,12 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lateint.model import LateInteractionModel
 
-if TYPE_CHECKING:
-    import os
-
 
 def export(
-    model: LateInteractionModel, folder: str | os.PathLike[str], *, int8: bool = False
+    model: LateInteractionModel, folder: Path | str, *, int8: bool = False
 ) -> LateInteractionModel:
     """Writes `model` to `folder` with its text encoder as ONNX, and returns it as loaded from there.
 
