@@ -15,7 +15,7 @@ import torch
 from modalities.audio_families import MAX_WINDOW, Family, LogMel
 
 BACKBONE, FEATURES = "backbone", "features"  # folders of config.json and preprocessor_config.json
-PREPROCESSOR = "preprocessor_config.json"
+PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
 MAX_FEATURES_BYTES = 1_000_000
 # Largest values of a feature extractor's file, which comes from outside: filter banks and padded
 # windows are made of them.
@@ -33,25 +33,48 @@ LIMITS = {
 TRAINING_ONLY = "masked_spec_embed"  # stands for masked frames while wav2vec 2.0 is trained
 
 
-def read_features(family: Family, folder: Path | str) -> Any:
-    """The feature extractor of a family from the preprocessor_config.json in a folder, or of a name
-    on the hub. Raises ValueError for a file that is missing, no JSON, or beyond LIMITS."""
+def read_features(family: Family, source: Path | str) -> Any:
+    """The feature extractor of a family, from a folder or of a name on the hub.
+
+    In a folder it stands in preprocessor_config.json, or, as transformers 5 writes processors, in
+    processor_config.json under "feature_extractor". Raises ValueError where there is neither, for
+    a file that is no JSON, and for values beyond LIMITS.
+    """
     import transformers
 
     if family.features is None:
         return LogMel()
-    if Path(folder).is_dir():
-        _check_features(Path(folder) / PREPROCESSOR)
     kind = getattr(transformers, family.features)
-    features = kind.from_pretrained(str(folder))
+    if Path(source).is_dir():
+        features = kind.from_dict(_values(Path(source)))
+    else:
+        features = kind.from_pretrained(str(source))
     if getattr(features, "dither", 0.0):
         features.dither = 0.0  # noise: a recording would have other tokens each time
     return features
 
 
-def _check_features(path: Path) -> None:
+def _values(folder: Path) -> dict[str, Any]:
+    """What a folder says of its feature extractor, checked."""
+    path, values = folder / PROCESSOR, _json(folder / PROCESSOR).get("feature_extractor")
+    if values is None:
+        path = folder / PREPROCESSOR
+        if not path.is_file():
+            raise ValueError(f"{path} is missing: it says what samples become before the backbone")
+        values = _json(path)
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: wanted an object, got {type(values).__name__}")
+    for key, most in LIMITS.items():
+        value = values.get(key, 1)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= most:
+            raise ValueError(f"{path}: {key} must be a number above 0, at most {most}: {value!r}")
+    return values
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """The object in a small JSON file; {} where there is no such file."""
     if not path.is_file():
-        raise ValueError(f"{path} is missing: it says what samples become before the backbone")
+        return {}
     if path.stat().st_size > MAX_FEATURES_BYTES:
         raise ValueError(f"{path} is larger than {MAX_FEATURES_BYTES} bytes")
     try:
@@ -59,11 +82,8 @@ def _check_features(path: Path) -> None:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON: {error!r}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{path} must be a JSON object, not {type(values).__name__}")
-    for key, most in LIMITS.items():
-        value = values.get(key, 1)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= most:
-            raise ValueError(f"{path}: {key} must be a number above 0, at most {most}: {value!r}")
+        raise ValueError(f"{path}: wanted an object, got {type(values).__name__}")
+    return values
 
 
 def load_backbone(

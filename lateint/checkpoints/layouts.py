@@ -17,6 +17,7 @@ from modalities.vlm_families import FAMILIES
 
 PAGE_MODELS = frozenset(row.retrieval for row in FAMILIES.values() if row.retrieval)
 ENGINE_MODELS = frozenset(row.engine for row in FAMILIES.values() if row.engine)
+AUDIO_MODELS = frozenset({"audio-spectrogram-transformer", "clap", "hubert", "wav2vec2", "whisper"})
 
 
 @dataclass(frozen=True)
@@ -195,6 +196,13 @@ LAYOUTS: tuple[Layout, ...] = (
         looks_for='"architecture" in it, a name of timm',
         fits=lambda files: isinstance(files.object("config.json").get("architecture"), str),
         loader="lateint.checkpoints.timm:load",
+    ),
+    Layout(
+        name="transformers-audio",
+        files=("config.json",),
+        looks_for=f"a model_type of {', '.join(sorted(AUDIO_MODELS))} in it",
+        fits=lambda files: files.model_type in AUDIO_MODELS,
+        loader="lateint.checkpoints.audio:load",
     ),
 )
 
