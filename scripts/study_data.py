@@ -26,8 +26,8 @@ from lateint.evaluation import Benchmark
 SECTIONS = ("man1", "man5", "man7", "man8")
 MAX_PAGE = 2_000_000  # bytes of a manual page, unpacked
 FAMILY = 20  # pages of one program's (git-add, git-am ...): one large program must not be the test
-WORDS = 120  # of a document: more than any model here reads
-PIECE = 55  # words of each description in the long documents: about 75 tokens
+WORDS = 80  # of a document: more than a model here reads of one description
+PIECE = 40  # words of each description in the long documents: about 58 tokens
 SEED = 11
 
 
@@ -43,13 +43,13 @@ class Sizes:
     of the development set.
     long_documents: of each long corpus; pieces: descriptions in a document of each."""
 
-    train: int = 6400
-    queries: int = 500
-    documents: int = 4000
-    dev: tuple[int, int] = (300, 1000)
-    manual: int = 1200
-    long_documents: int = 600
-    pieces: tuple[int, ...] = (1, 2, 4)
+    train: int = 3840
+    queries: int = 400
+    documents: int = 2000
+    dev: tuple[int, int] = (100, 400)
+    manual: int = 1000
+    long_documents: int = 200
+    pieces: tuple[int, ...] = (1, 2, 4, 8)
 
 
 QUICK = Sizes(96, 20, 120, (10, 40), 60, 30, (1, 2))

@@ -110,6 +110,8 @@ class UpperText(Encoder):
 
     def forward(self, batch: Batch) -> TokenGrid:
         x = {name: tensor.to(self.device) for name, tensor in batch.inputs.items()}
+        if not len(batch):
+            return TokenGrid(self.projection.weight.new_zeros(0, 0, self.dim), x["mask"], ())
         hidden = x["hidden"].to(self.dtype)
         allowed = x["attend"][:, None, None, :]
         for layer in self.upper:

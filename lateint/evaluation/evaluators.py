@@ -237,6 +237,10 @@ class Reranking(HeadEvaluator):
         for i, sample in enumerate(samples):
             if missing := {"query", "positive", "negative"} - sample.keys():
                 raise BenchmarkError(f"reranking: sample {i} lacks {sorted(missing)}")
+            if isinstance(sample["positive"], str) or isinstance(sample["negative"], str):
+                raise BenchmarkError(
+                    f"reranking: sample {i}: wanted lists of documents, got a text"
+                )
             counts = len(sample["positive"]), len(sample["negative"])
             if 0 in counts:
                 raise BenchmarkError(

@@ -271,6 +271,10 @@ def test_several_in_one(model: LateInteractionModel) -> None:
         (lambda: Reranking([{"query": "q", "positive": ["a"]}]), r"sample 0 lacks \['negative'\]"),
         (lambda: Reranking([{"query": "q", "positive": [], "negative": ["a"]}]), "0 positives"),
         (lambda: Reranking([]), "no sample"),
+        (
+            lambda: Reranking([{"query": "q", "positive": "a", "negative": ["b"]}]),
+            "wanted lists of documents, got a text",
+        ),
         (lambda: Triplet(["a"], [], []), "1 anchors, 0 positives"),
         (lambda: Distillation(["q"], [["a"]], [[1.0]]), "at least two"),
         (lambda: Distillation(["q"], [["a", "b"]], []), "1 lists of documents and 0 of scores"),
