@@ -215,3 +215,22 @@ def test_clip_stands_under_both_modalities(saved: Path) -> None:
     assert isinstance(model.encoder("text"), OpenClip)
     count = sum(p.numel() for p in model.parameters())
     assert count == sum(p.numel() for p in model.encoder("image").parameters())
+
+
+def test_from_backbones_takes_clip(saved: Path) -> None:
+    model = LateInteractionModel.from_backbones(clip=str(saved), dim=8)
+    assert model.dim == 8 and model.encoder("image") is model.encoder("text")
+    assert model.encode_queries(TEXTS).dim == 8
+    random = LateInteractionModel.from_backbones(
+        clip="ViT-S-32-alt", pretrained=False, dim=256, heads=("single",)
+    )
+    assert random.encode_documents(PICTURES[:1], modality="image", head="single").dim == 256
+    with pytest.raises(ValueError, match="without text and image"):
+        LateInteractionModel.from_backbones(clip=str(saved), image="test_vit")
+    with pytest.raises(ValueError, match="say which weights"):
+        LateInteractionModel.from_backbones(clip="ViT-S-32-alt")
+
+
+def test_from_backbones_chooses_the_image_encoder_by_its_backbone() -> None:
+    model = LateInteractionModel.from_backbones(image="test_vit", pretrained=False, dim=8)
+    assert isinstance(model.encoder("image"), TimmImage)
