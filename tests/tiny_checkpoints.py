@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import string
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +213,65 @@ def pylate(folder: Path, name: str, **settings: Any) -> tuple[Any, Any, dict[str
     return model, tokenizer, weights
 
 
+def multi(
+    folder: Path, name: str, *more: tuple[str, dict[str, Any]], **settings: Any
+) -> tuple[Any, Any, tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]]:
+    """A MultiVectorEncoder with two Dense modules, "min" expansion and prompts. more: further
+    modules (class, configuration); settings: of the Transformer."""
+    model, tokenizer = backbone(folder, name)
+    one = dense(
+        folder / "1_Dense",
+        (16, 24),
+        bias=True,
+        activation_function="torch.nn.modules.activation.GELU",
+        module_input_name="token_embeddings",
+        module_output_name="token_embeddings",
+    )
+    two = dense(
+        folder / "2_Dense", (24, 8), use_residual=True, module_input_name="token_embeddings"
+    )
+    put(
+        folder / "3_MultiVectorMask" / "config.json",
+        {"skiplist_words": ["."], "skiplist_tasks": ["query", "document"]},
+    )
+    put(folder / "4_Normalize" / "config.json", {"module_input_name": "token_embeddings"})
+    facts = {
+        "transformer_task": "feature-extraction",
+        "query_length": 20,
+        "document_length": 32,
+        "query_expansion": {"strategy": "min", "attend": True, "token": None, "length": 10},
+    }
+    put(folder / "sentence_bert_config.json", {**facts, **settings})
+    extra = []
+    for i, (kind, config) in enumerate(more, 5):
+        put(folder / f"{i}_{kind}" / "config.json", config)
+        extra.append((f"sentence_transformers.multi_vector_encoder.modules.{kind}", f"{i}_{kind}"))
+    base = "sentence_transformers.base.modules"
+    modules(
+        folder,
+        [
+            (f"{base}.transformer.Transformer", ""),
+            (f"{base}.dense.Dense", "1_Dense"),
+            (f"{base}.dense.Dense", "2_Dense"),
+            (
+                "sentence_transformers.multi_vector_encoder.modules.MultiVectorMask",
+                "3_MultiVectorMask",
+            ),
+            (f"{base}.normalize.Normalize", "4_Normalize"),
+            *extra,
+        ],
+    )
+    put(
+        folder / "config_sentence_transformers.json",
+        {
+            "model_type": "MultiVectorEncoder",
+            "prompts": {"query": "[unused0] ", "document": "the "},
+            "similarity_fn_name": "maxsim",
+        },
+    )
+    return model, tokenizer, (one, two)
+
+
 def stanford(folder: Path, name: str, **settings: Any) -> tuple[Any, Any, torch.Tensor]:
     """A Stanford checkpoint; backbone, tokenizer, its projection."""
     model, tokenizer = backbone(folder, name)
@@ -246,7 +304,3 @@ def hidden(model: Any, ids: list[int], attend: list[int]) -> torch.Tensor:
     with torch.inference_mode():
         out = model(input_ids=torch.tensor([ids]), attention_mask=torch.tensor([attend]))
     return out.last_hidden_state[0]
-
-
-def dropped(config: Mapping[str, Any], *keys: str) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in keys}

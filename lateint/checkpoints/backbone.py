@@ -29,6 +29,15 @@ DROPPED = re.compile(r"^((bert|roberta|model)\.)?(pooler|cls|lm_head|head|decode
 MADE_UP = re.compile(r"^pooler\.")
 """What transformers may make up: the pooler of a BERT, which is thrown away."""
 MAX_TOKENIZER_BYTES = 200_000_000
+LIMITS = {
+    "num_hidden_layers": 1000,
+    "num_attention_heads": 4096,
+    "hidden_size": 131_072,
+    "intermediate_size": 2_097_152,
+    "vocab_size": 20_000_000,
+    "max_position_embeddings": 100_000_000,
+}
+WEIGHT_FILES = ("*.safetensors", "*.bin")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -53,6 +62,7 @@ def read_backbone(folder: Path, options: LoadOptions, taken: tuple[str, ...] = (
         foreign = getattr(form, "auto_map", None) and options.remote_code
         kind = AutoModel if foreign else _auto_model(form)
         dtype = getattr(torch, options.dtype)
+        _check_size(kind, form, folder, foreign)
         model, info = kind.from_pretrained(
             str(folder), config=form, dtype=dtype, output_loading_info=True, **known
         )
@@ -78,6 +88,25 @@ def read_tokenizer(folder: Path, options: LoadOptions) -> Any:
     with reading(folder):
         return AutoTokenizer.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=options.remote_code
+        )
+
+
+def _check_size(kind: Any, form: Any, folder: Path, foreign: Any) -> None:
+    """Raises ConfigError where config.json describes more than the files can hold: a few digits
+    in it must not take the machine's memory."""
+    for name, most in LIMITS.items():
+        value = getattr(form, name, None)
+        if isinstance(value, int) and value > most:
+            raise ConfigError(f"{folder / 'config.json'}: {name} is {value}, above {most}")
+    if foreign:
+        return
+    with torch.device("meta"):  # shapes without memory
+        frame = kind.from_config(form)
+    described = sum(p.numel() for p in frame.parameters())
+    held = sum(p.stat().st_size for mask in WEIGHT_FILES for p in folder.glob(mask))
+    if described > held:
+        raise ConfigError(
+            f"{folder / 'config.json'} describes {described} weights, the files have {held} bytes"
         )
 
 

@@ -27,6 +27,8 @@ class LoadOptions:
     dtype: of the weights once loaded, whatever they were saved in.
     revision: branch, tag or commit on the hub; None: its main branch.
     remote_code: run Python code that comes with the checkpoint. Only for one you trust.
+    drop: modules of a sentence-transformers checkpoint to leave out, by the names of their
+        classes, e.g. ("HierarchicalTokenPooling",): the model is another one then.
     dim: width of a fresh projection, for checkpoints that bring none; None: none is made, and a
         bare backbone, whose tokens would be random without training, is an error.
     base: folder or hub name of the model that an adapter stands on; None: as the adapter says.
@@ -36,6 +38,7 @@ class LoadOptions:
     dtype: str = "float32"
     revision: str | None = None
     remote_code: bool = False
+    drop: tuple[str, ...] = ()
     dim: int | None = None
     base: str | None = None
     source: str = ""

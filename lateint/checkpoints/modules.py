@@ -35,18 +35,17 @@ class Module:
     config: Mapping[str, Any]
 
 
-def read_modules(folder: Path) -> list[Module]:
-    """Modules in order. ConfigError: no list of modules, too many, a path out of the folder, no
-    Transformer at its start or more than one."""
+def read_modules(folder: Path, drop: tuple[str, ...] = ()) -> list[Module]:
+    """Modules in order, those of kinds in `drop` left out. ConfigError: no list of modules, too
+    many, a path out of the folder, no Transformer at its start or more than one."""
     path = folder / "modules.json"
     data = read_json(path)
     if not isinstance(data, list) or not 1 <= len(data) <= MAX_MODULES:
         raise ConfigError(f"{path}: wanted a list of 1 to {MAX_MODULES} modules")
-    found = [_module(folder, row, path) for row in data]
-    if [m.kind for m in found].count("Transformer") != 1 or found[0].kind != "Transformer":
-        raise ConfigError(
-            f"{path}: wanted one Transformer, at the start; got {[m.kind for m in found]}"
-        )
+    found = [module for row in data if (module := _module(folder, row, path)).kind not in drop]
+    kinds = [module.kind for module in found]
+    if kinds[:1] != ["Transformer"] or "Transformer" in kinds[1:]:
+        raise ConfigError(f"{path}: wanted one Transformer, at the start; got {kinds}")
     return found
 
 

@@ -44,7 +44,7 @@ SETTINGS: dict[str, tuple[str, Any, type]] = {
 def load(folder: Path, options: LoadOptions) -> LateInteractionModel:
     """A text model with a multi-vector head. Equal to `ColBERT(folder).encode`, except that a text
     of nothing but skipped tokens keeps them, where PyLate gives no token at all."""
-    transformer, *rest = read_modules(folder)
+    transformer, *rest = read_modules(folder, options.drop)
     dense = [module for module in rest if module.kind == "Dense"]
     wrong = [m.kind for m in rest if m.kind != "Dense" and m.kind not in IGNORED]
     if wrong or not dense:

@@ -43,7 +43,7 @@ def load(folder: Path, options: LoadOptions) -> LateInteractionModel:
     those named above, tokens that are not normalised, chat templates, token pooling (pool in the
     index: `lateint.Index.create(..., pool_factor=2)`).
     """
-    transformer, *rest = read_modules(folder)
+    transformer, *rest = read_modules(folder, options.drop)
     dense, skip = _sorted(folder, rest)
     where = folder / "config_sentence_transformers.json"
     layers = read_dense(dense, "token_embeddings")
@@ -157,8 +157,9 @@ def _sorted(folder: Path, rest: list[Module]) -> tuple[list[Module], Module | No
         if module.kind == "HierarchicalTokenPooling":
             if module.config.get("pool_factor", 1) != 1:
                 raise ConfigError(
-                    f"{module.folder}: token pooling inside a model is not supported: load it "
-                    "without this module, and pool in the index (pool_factor)"
+                    f"{module.folder}: tokens are pooled in the index here, not in the model: "
+                    'load(..., drop=("HierarchicalTokenPooling",)), and pass pool_factor='
+                    f"{module.config.get('pool_factor')} to Index.create"
                 )
         elif module.kind not in ("Dense", "MultiVectorMask", "Normalize"):
             raise ConfigError(f"{folder}: module {module.kind!r} has no counterpart; got {kinds}")

@@ -39,7 +39,7 @@ def load(folder: Path, options: LoadOptions) -> LateInteractionModel:
     Raises ConfigError: several ways of pooling at once, another module, vectors that are compared
     by length too (similarity "dot" without Normalize).
     """
-    transformer, pooling, *rest = read_modules(folder)
+    transformer, pooling, *rest = read_modules(folder, options.drop)
     kinds = [module.kind for module in (pooling, *rest)]
     dense = [module for module in rest if module.kind == "Dense"]
     if kinds[: len(dense) + 1] != ["Pooling", *["Dense"] * len(dense)] or kinds[

@@ -48,7 +48,8 @@ def _pylate(step: dict[str, Any]) -> Any:
 
 
 def _activated(layer: dict[str, Any]) -> dict[str, Any]:
-    return {**layer, "activation_function": getattr(torch.nn, layer.pop("activation"))()}
+    rest = {key: value for key, value in layer.items() if key != "activation"}
+    return {**rest, "activation_function": getattr(torch.nn, layer["activation"])()}
 
 
 def _multi(step: dict[str, Any]) -> Any:

@@ -17,6 +17,7 @@ from tiny_checkpoints import (
     dense,
     hidden,
     modules,
+    multi,
     put,
     pylate,
     stanford,
@@ -105,54 +106,7 @@ def test_stanford(tmp_path: Path, name: str, punctuation: bool) -> None:
 
 
 def test_sentence_transformers_prompts_min_expansion_and_layers(tmp_path: Path) -> None:
-    model, tokenizer = backbone(tmp_path, "modernbert")
-    one = dense(
-        tmp_path / "1_Dense",
-        (16, 24),
-        bias=True,
-        activation_function="torch.nn.modules.activation.GELU",
-        module_input_name="token_embeddings",
-        module_output_name="token_embeddings",
-    )
-    two = dense(
-        tmp_path / "2_Dense", (24, 8), use_residual=True, module_input_name="token_embeddings"
-    )
-    put(
-        tmp_path / "3_MultiVectorMask" / "config.json",
-        {"skiplist_words": ["."], "skiplist_tasks": ["query", "document"]},
-    )
-    put(tmp_path / "4_Normalize" / "config.json", {"module_input_name": "token_embeddings"})
-    put(
-        tmp_path / "sentence_bert_config.json",
-        {
-            "transformer_task": "feature-extraction",
-            "query_length": 20,
-            "document_length": 32,
-            "query_expansion": {"strategy": "min", "attend": True, "token": None, "length": 10},
-        },
-    )
-    base = "sentence_transformers.base.modules"
-    modules(
-        tmp_path,
-        [
-            (f"{base}.transformer.Transformer", ""),
-            (f"{base}.dense.Dense", "1_Dense"),
-            (f"{base}.dense.Dense", "2_Dense"),
-            (
-                "sentence_transformers.multi_vector_encoder.modules.MultiVectorMask",
-                "3_MultiVectorMask",
-            ),
-            (f"{base}.normalize.Normalize", "4_Normalize"),
-        ],
-    )
-    put(
-        tmp_path / "config_sentence_transformers.json",
-        {
-            "model_type": "MultiVectorEncoder",
-            "prompts": {"query": "[unused0] ", "document": "the "},
-            "similarity_fn_name": "maxsim",
-        },
-    )
+    model, tokenizer, (one, two) = multi(tmp_path, "modernbert")
     prompts = {"query": "[unused0] ", "document": "the "}
     expected: dict[str, list[torch.Tensor]] = {"query": [], "document": []}
     for role, texts, length in (("query", QUERIES, 20), ("document", DOCUMENTS, 32)):

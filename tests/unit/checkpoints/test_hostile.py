@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import time
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,24 @@ def test_other_files_that_are_broken(folder: Path, where: str) -> None:
     (folder / where).write_text('{"version": "1.0", "model": {"type": "WordPiece", "vocab": 5')
     with pytest.raises(ConfigError, match=str(folder)):
         lateint.load(folder)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_hidden_layers": 10**7},
+        {"num_hidden_layers": 900},
+        {"hidden_size": 10**9},
+        {"hidden_size": 65536, "intermediate_size": 10**6, "vocab_size": 10**7},
+        {"max_position_embeddings": 10**8},
+    ],
+)
+def test_a_configuration_larger_than_its_weights(folder: Path, changes: dict[str, int]) -> None:
+    edit(folder / "config.json", **changes)
+    start = time.process_time()
+    with pytest.raises(ConfigError, match=r"config\.json.*(above|describes)"):
+        lateint.load(folder)
+    assert time.process_time() - start < 10
 
 
 def test_code_in_a_checkpoint_is_not_run(folder: Path, tmp_path: Path) -> None:
