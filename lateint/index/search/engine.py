@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,6 +30,7 @@ from lateint.index.snapshot import Group, Selection
 from lateint.index.tokens import IntArray, Tokens
 
 WORK = 64 << 20  # bytes for tables and scores of the queries that share a pass
+SHARED = 8  # queries that a thread takes at a time
 MODES = ("auto", "scan", "lists", "fde", "exact")
 CANDIDATES = 400  # at least; see Settings
 CANDIDATES_PER_HIT = 4
@@ -92,16 +94,32 @@ class Found:
 
 
 def search(selection: Selection, queries: Tokens, settings: Settings) -> Iterator[Found]:
-    """For each query what may be among its best. `settings` are resolved."""
-    for first, last in _query_groups(selection, queries):
-        yield from _search(selection, queries.slice(first, last), settings)
+    """For each query what may be among its best. `settings` are resolved.
+
+    Many queries: each thread takes some of them. Few: the threads share each query's documents."""
+    threads = kernels.check.threads(settings.threads or 0)
+    if threads == 1 or len(queries) < SHARED * threads:
+        for first, last in _query_groups(selection, queries, WORK):
+            yield from _search(selection, queries.slice(first, last), settings)
+        return
+    alone = replace(settings, threads=1)
+    with ThreadPoolExecutor(threads) as pool:
+        runs = [
+            pool.submit(list, _search(selection, queries.slice(first, last), alone))
+            for first, last in _query_groups(selection, queries, WORK // threads, SHARED)
+        ]
+        try:
+            for run in runs:
+                yield from run.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def score(selection: Selection, queries: Tokens, threads: int) -> Scores:
     """MaxSim of each query with all documents of the selection, on the best data there are,
     (Bq, count)."""
     out = np.empty((len(queries), selection.count), np.float32)
-    for first, last in _query_groups(selection, queries):
+    for first, last in _query_groups(selection, queries, WORK):
         some = queries.slice(first, last)
         for part, place in zip(selection.parts, selection.firsts, strict=True):
             if part.segment.exact:
@@ -121,8 +139,10 @@ def score(selection: Selection, queries: Tokens, threads: int) -> Scores:
 def prepare(group: Group, queries: Tokens) -> list[Query]:
     """The queries as a codec's kernels want them."""
     codec = group.codec.codec
-    rotated = Tokens(codec.rotate(queries.values), queries.offsets)
-    return [kernels.prepare(query, codec.whole, codec.steps, codec.scale) for query in rotated]
+    return [  # rotated one by one: an answer does not depend on the queries beside it
+        kernels.prepare(codec.rotate(query), codec.whole, codec.steps, codec.scale)
+        for query in queries
+    ]
 
 
 def _search(selection: Selection, queries: Tokens, settings: Settings) -> Iterator[Found]:
@@ -202,14 +222,18 @@ def _coded(segment: Segment) -> ResidualSegment:
     return segment
 
 
-def _query_groups(selection: Selection, queries: Tokens) -> Iterator[tuple[int, int]]:
-    """Runs of queries of which tables and scores fit in WORK bytes; at least one query each."""
+def _query_groups(
+    selection: Selection, queries: Tokens, work: int, most: int | None = None
+) -> Iterator[tuple[int, int]]:
+    """Runs of at most `most` queries of which tables and scores fit in `work` bytes; at least one
+    query each."""
     centroids = sum(group.codec.centroids for group in selection.groups)
     each = 4 * selection.count + centroids * 5 * (queries.lengths + 32)
     ends = np.cumsum(each)
     first = 0
     while first < len(queries):
         done = int(ends[first - 1]) if first else 0
-        last = max(first + 1, int(np.searchsorted(ends, done + WORK, side="right")))
+        last = max(first + 1, int(np.searchsorted(ends, done + work, side="right")))
+        last = last if most is None else min(last, first + most)
         yield first, last
         first = last

@@ -377,3 +377,17 @@ def test_closed_and_read_only(tmp_path: Path) -> None:
         with pytest.raises(IndexClosed, match="closed"):
             call()
     assert "closed" in repr(index)
+
+
+@pytest.mark.parametrize("threads", [0, 1, 2, 3])
+def test_a_batch_answers_what_its_queries_answer_alone(tmp_path: Path, threads: int) -> None:
+    """Whichever way the work is shared: by documents for few queries, by queries for many."""
+    docs, asked = matrices(5, 600, longest=12, dim=32), matrices(6, 50, longest=20, dim=32)
+    with Index.create(tmp_path / "index", 32) as index:
+        index.add([f"d{i}" for i in range(500)], docs[:500])
+        index.train()
+        index.add([f"d{i}" for i in range(500, 600)], docs[500:])
+        alone = [index.search([query], 7, ncandidates=40, threads=1)[0] for query in asked]
+        for count in (2, 50):
+            found = index.search(asked[:count], 7, ncandidates=40, threads=threads)
+            assert found == alone[:count]
