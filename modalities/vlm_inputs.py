@@ -131,7 +131,10 @@ class ItemReader:
         text = tokenizer.bos_token + text if self.family.bos else text
         ids = tokenizer(text, return_token_type_ids=False)["input_ids"]
         row = torch.tensor([list(ids)], dtype=torch.long)
-        return {"input_ids": row, "attention_mask": torch.ones_like(row)}
+        # PaliGemma reads prefixes (type 0) both ways. Not told so, it does with one text and does not
+        # with several of different lengths, in transformers 5.23.
+        kinds = torch.zeros_like(row)
+        return {"input_ids": row, "attention_mask": torch.ones_like(row), "token_type_ids": kinds}
 
     def _chat(self, content: str | list[dict[str, Any]], task: Role) -> Any:
         """A text, or a picture or recording with the family's words beside it, as a message."""

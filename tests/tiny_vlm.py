@@ -38,7 +38,7 @@ NEO = ["<query>", "<doc>", "<img>", "<mask>", "<row>"]
 ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
 
 
-def words(specials: list[str], pad: str = "<|endoftext|>", **named: str) -> Any:
+def words(specials: list[str], pad: str = "<|endoftext|>", **named: Any) -> Any:
     """A byte-level tokenizer with these special tokens; `named`: attributes (bos_token ...)."""
     first = ["<pad>", "<bos>", "<eos>", "<|endoftext|>", *specials]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -104,6 +104,20 @@ def backbone(kind: str, tokenizer: Any) -> Any:
             vision_config=vision,
             image_token_id=ids("<image>"),
             scale_factor=2,
+        )
+    if kind == "qwen2_5_omni_thinker":
+        named = {"image": "<|image_pad|>", "audio": "<|AUDIO|>", "video": "<|video_pad|>"}
+        hears = {"num_mel_bins": 16, "encoder_layers": 1, "encoder_attention_heads": 2}
+        hears |= {"encoder_ffn_dim": 24, "d_model": 16, "output_dim": 32, "n_window": 20}
+        return t.Qwen2_5OmniThinkerConfig(
+            text_config={**TEXT, "vocab_size": size, "rope_parameters": ROPE},
+            vision_config=qwen_vision("qwen2_5_vl"),
+            audio_config={**hears, "max_source_positions": 100},
+            **{f"{medium}_token_index": ids(token) for medium, token in named.items()},
+            audio_start_token_id=ids("<|audio_bos|>"),
+            audio_end_token_id=ids("<|audio_eos|>"),
+            vision_start_token_id=ids("<|vision_start|>"),
+            vision_end_token_id=ids("<|vision_end|>"),
         )
     raise KeyError(kind)
 
@@ -216,6 +230,23 @@ def engine_parts(kind: str) -> dict[str, Any]:
         film = t.Qwen3VLVideoProcessor() if kind == "qwen3_vl" else t.Qwen2VLVideoProcessor()
         pictures = qwen_pictures(kind)
         return {"image_processor": pictures, "tokenizer": words(QWEN), "video_processor": film}
+    if kind == "qwen2_5_omni_thinker":
+        special = {
+            "image_token": "<|image_pad|>",
+            "audio_token": "<|AUDIO|>",
+            "video_token": "<|video_pad|>",
+            "vision_bos_token": "<|vision_start|>",
+            "vision_eos_token": "<|vision_end|>",
+            "audio_bos_token": "<|audio_bos|>",
+            "audio_eos_token": "<|audio_eos|>",
+        }
+        return {
+            "image_processor": qwen_pictures(kind),
+            "video_processor": t.Qwen2VLVideoProcessor(),
+            "feature_extractor": t.WhisperFeatureExtractor(feature_size=16, chunk_length=2),
+            "tokenizer": words(QWEN, extra_special_tokens=special),
+            "chat_template": OMNI_TEMPLATE,
+        }
     tokenizer = words(SPLIT, pad="<pad>")
     return {"image_processor": split_pictures(), "tokenizer": tokenizer, "image_seq_len": 4}
 
@@ -230,3 +261,30 @@ NEO_TEMPLATE = (
     "{%- if task == 'query' -%}{{ '<mask>' * 8 }}{%- endif -%}"
     "{%- endfor -%}"
 )
+
+OMNI_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' }}"
+    "{%- for part in message['content'] -%}"
+    "{%- if part['type'] == 'image' -%}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}"
+    "{%- elif part['type'] == 'audio' -%}{{ '<|audio_bos|><|AUDIO|><|audio_eos|>' }}"
+    "{%- else -%}{{ part['text'] }}{%- endif -%}"
+    "{%- endfor -%}{{ '<|im_end|>\\n' }}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"
+)
+
+
+def engine_encoder(family: str, dim: int = 16, **options: Any) -> Any:
+    """A VisionLanguage of one of colpali-engine's families, random, in eval mode."""
+    import transformers as t
+
+    from modalities.vlm import VisionLanguage, VisionLanguageConfig
+    from modalities.vlm_families import FAMILIES
+
+    row = FAMILIES[family]
+    parts = engine_parts(row.backbones[0])
+    processor = getattr(t, row.processor)(**parts)
+    model = shaken(t.AutoModel.from_config(backbone(row.backbones[0], parts["tokenizer"])))
+    config = VisionLanguageConfig(family, dim, **options)
+    return shaken(VisionLanguage(model, processor, config), seed=1)

@@ -2,15 +2,16 @@
 # An environment for each peer of bench_index.py, bench_encoding.py and tests/parity in
 # DATA/envs/<name>, made once, with pip only.
 #   scripts/peers/env.sh DATA [name ...]     names: tachiom qdrant-edge lancedb torch fast-plaid
-#                                                   xtr-warp pylate sbert mteb (default: all)
+#                                                   xtr-warp pylate sbert mteb colpali (default: all)
 # "torch" is not a peer: fast-plaid, xtr-warp and pylate are wheels for exactly torch 2.11 and look
-# into that environment for it, since each copy is 5 GB; so does sbert (sentence-transformers 6). What
-# cannot be installed leaves its reason in DATA/envs/<name>.failed, which the benchmark repeats in its
-# results. "mteb" lives beside lateint: it sees the packages of $PYTHON, where lateint is installed.
+# into that environment for it, since each copy is 5 GB; so do sbert (sentence-transformers 6) and
+# colpali (colpali-engine). What cannot be installed leaves its reason in DATA/envs/<name>.failed,
+# which the benchmark repeats in its results. "mteb" lives beside lateint: it sees the packages of
+# $PYTHON, where lateint is installed.
 set -u
 data=${1:?folder}; shift
 python=${PYTHON:-python3}
-names=${*:-tachiom qdrant-edge lancedb torch fast-plaid xtr-warp pylate sbert mteb}
+names=${*:-tachiom qdrant-edge lancedb torch fast-plaid xtr-warp pylate sbert mteb colpali}
 mkdir -p "$data/envs"
 envs=$(cd "$data/envs" && pwd)
 
@@ -45,6 +46,7 @@ for name in $names; do
       xtr-warp) over_torch $name && $pip xtr-warp-rs==2.1.0.2110 ;;
       pylate) over_torch $name && $pip 'pylate[voyager,scann]==1.6.0' fast-plaid==1.4.6.2110 ;;
       sbert) over_torch $name && $pip sentence-transformers==6.2.0 ;;
+      colpali) over_torch $name && $pip torchvision==0.26.0 transformers==5.23.0 colpali-engine==0.3.18 ;;
       mteb) over_ours $name && $pip mteb==2.26.24 ;;
       *) echo "no such peer: $name"; false ;;
     esac
