@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 FAMILY = "clap_audio_model"
+VOCABULARIES = ("tokenizer.json", "vocab.json")
 # Temperatures of the training loss: known, and not part of what a token is.
 DROPPED = ("logit_scale_a", "logit_scale_t")
 
@@ -112,8 +113,6 @@ class Clap(AudioEncoder):
         dim: None; the joint space has its own. options: other fields of `ClapConfig`. Raises
         ValueError for another model, and for weights that are missing or that nothing takes.
         """
-        from transformers import AutoTokenizer
-
         source = str(name_or_folder)
         features = read_features(FAMILIES[FAMILY], source)
         clap = load_backbone("ClapModel", source, dtype, DROPPED)
@@ -123,7 +122,7 @@ class Clap(AudioEncoder):
                 f"{source}: CLAP's joint space has {wide} numbers: leave dim={dim} out"
             )
         values = fitted(FAMILY, features, clap.audio_model, dim=wide, dtype=dtype, **options)
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = _tokenizer(source)
         return cls(clap, tokenizer, features, from_config(ClapConfig, values)).eval()
 
     def prepare(self, raw: Sequence[Any], role: Role) -> Batch:
@@ -154,18 +153,28 @@ class Clap(AudioEncoder):
 
     @classmethod
     def build(cls, config: dict[str, Any], folder: Path) -> Self:
-        from transformers import AutoTokenizer, ClapModel
+        from transformers import ClapModel
 
         settings = from_config(ClapConfig, config)
         clap = ClapModel(read_backbone_config(Path(folder) / BACKBONE, "clap"))
         features = read_features(FAMILIES[FAMILY], Path(folder) / FEATURES)
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(Path(folder) / TOKENIZER), local_files_only=True
-        )
-        return cls(clap, tokenizer, features, settings)
+        words = Path(folder) / TOKENIZER
+        if not words.is_dir():
+            raise ValueError(f"{words} is missing: the encoder is incomplete")
+        return cls(clap, _tokenizer(str(words)), features, settings)
 
     def _pooled(self, vectors: Tensor, owner: Tensor, count: int) -> Tensor:
         return mean_by(nn.functional.normalize(self.projection(vectors), dim=-1), owner, count)
+
+
+def _tokenizer(source: str) -> Any:
+    """The tokenizer of a folder or of a name on the hub. Raises ValueError for a folder without a
+    vocabulary: transformers would make up a tokenizer that knows no word."""
+    from transformers import AutoTokenizer
+
+    if Path(source).is_dir() and not any((Path(source) / name).is_file() for name in VOCABULARIES):
+        raise ValueError(f"{source}: no tokenizer; looked for {' or '.join(VOCABULARIES)}")
+    return AutoTokenizer.from_pretrained(source)
 
 
 def _texts(raw: Sequence[Any]) -> bool:
