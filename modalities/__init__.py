@@ -1,6 +1,6 @@
-"""`modalities`: raw input (text, page images, pictures) to token grids in one shared width.
+"""`modalities`: raw input (text, page images, pictures, recordings) to token grids in one shared width.
 
-Knows backbones and pixels; knows nothing of retrieval and never imports `lateint`. Importing this
+Knows backbones, pixels and samples; knows nothing of retrieval and never imports `lateint`. Importing this
 package imports no torch: names are looked up on first use (PEP 562).
 """
 
