@@ -126,11 +126,12 @@ def search(
         raise typer.BadParameter("wanted one of QUERY, --image, --audio and --queries")
     if run is not None and queries is None:
         raise typer.BadParameter("--run goes with --queries")
-    if hybrid and query is None:
-        raise typer.BadParameter("--hybrid goes with QUERY")
+    if hybrid and query is None and queries is None:
+        raise typer.BadParameter("--hybrid goes with QUERY or --queries")
     with _open(collection) as opened:
         if queries is not None:
-            _answer(opened, queries, run, k or 100, where, group_by, as_json)
+            options = {"k": k or 100, "where": where, "group_by": group_by, "hybrid": hybrid}
+            _answer(opened, queries, run, options, as_json)
             return
         hits = opened.search(
             query,
@@ -258,12 +259,12 @@ def _print_hits(hits: Sequence[Hit]) -> None:
         best[match.word] = max(match.score, best.get(match.word, 0.0))
     for rank, hit in enumerate(hits, start=1):
         page = _place(hit)
+        # fused scores are sums of a few 1 / (60 + rank)
+        score = f"{hit.score:.2f}" if hits[0].score >= 0.1 else f"{hit.score:.4f}"
         name = str(hit.metadata["path"]) if page else hit.id
         matched = [match for match in hit.words if match.score > WORTH * best[match.word]]
         words = ", ".join(_match(match) for match in matched[:WORDS])
-        table.add_row(
-            str(rank), Text(one_line(name)), page, f"{hit.score:.2f}", Text(one_line(words))
-        )
+        table.add_row(str(rank), Text(one_line(name)), page, score, Text(one_line(words)))
     console = Console(highlight=False)
     if console.is_terminal:
         console.print(table)
@@ -304,9 +305,7 @@ def _answer(
     collection: Collection,
     queries: Path,
     run: Path | None,
-    k: int,
-    where: str | None,
-    group_by: str | None,
+    options: dict[str, Any],
     as_json: bool,
 ) -> None:
     """Answer a file of queries and write a TREC run; the file appears whole or not at all."""
@@ -315,7 +314,7 @@ def _answer(
             raise typer.BadParameter(
                 "--json with --queries needs --run FILE, as stdout has the run"
             )
-        for line in _run_lines(collection, queries, k, where, group_by):
+        for line in _run_lines(collection, queries, options):
             sys.stdout.write(line)
         return
     partial = run.with_name(f".{run.name}.{os.getpid()}")
@@ -323,7 +322,7 @@ def _answer(
     ids = set()
     try:
         with partial.open("w", encoding="utf-8") as file:
-            for line in _run_lines(collection, queries, k, where, group_by):
+            for line in _run_lines(collection, queries, options):
                 file.write(line)
                 lines += 1
                 ids.add(line.split(" ", 1)[0])
@@ -336,13 +335,11 @@ def _answer(
         print(f"{len(ids)} queries answered, {lines} lines in {run}")
 
 
-def _run_lines(
-    collection: Collection, queries: Path, k: int, where: str | None, group_by: str | None
-) -> Iterator[str]:
+def _run_lines(collection: Collection, queries: Path, options: dict[str, Any]) -> Iterator[str]:
     """`qid Q0 docid rank score lateint`; blanks in ids, which the format cannot hold, become %20."""
     for batch in _batches(_read_queries(queries)):
         texts = [text for _, text in batch]
-        found = collection.search_many(texts, k, where=where, group_by=group_by)
+        found = collection.search_many(texts, **options)
         for (name, text), hits in zip(batch, found, strict=True):
             if not hits and not collection.model.reads(text):
                 say(f"query {name}: the model reads no word in {text!r}")

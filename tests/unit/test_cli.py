@@ -178,6 +178,23 @@ def test_asking_with_a_picture(run: Run, here: Path) -> None:
     assert hits[0]["id"] == "größe [1].pdf#page=1" and hits[0]["words"] == []
 
 
+def test_hybrid_ranks_by_model_and_words(run: Run, here: Path) -> None:
+    (here / "kite.txt").write_text("The heron and a kite.")
+    assert run("index", here).status == 0
+    fused = run("search", "heron weir", "--hybrid", "--json").json()["hits"]
+    assert fused[0]["id"] == "notes.txt"
+    assert 0 < fused[1]["score"] < fused[0]["score"] < 0.1  # of ranks, not of MaxSim
+    shown = run("search", "heron weir", "--hybrid").out.splitlines()[1]
+    assert f"{fused[0]['score']:.4f}" in shown
+    words = here / "q.jsonl"
+    words.write_text('{"id": "a", "text": "heron weir"}\n', encoding="utf-8")
+    lines = run("search", "--queries", words, "--hybrid").out.splitlines()
+    assert [line.split()[2] for line in lines] == [h["id"].replace(" ", "%20") for h in fused]
+    picture = here / "p.png"
+    Image.new("RGB", (64, 64)).save(picture)
+    assert run("search", "--image", picture, "--hybrid").status == 2
+
+
 def test_many_queries_make_a_trec_run(run: Run, here: Path) -> None:
     run("index", ".")
     queries = here / "q.jsonl"
