@@ -84,8 +84,8 @@ class Ragged:
     def of(cls, source: Any, *, dim: int | None = None) -> Ragged:
         """Token matrices of another library as they come from it; a Ragged is returned as it is.
 
-        source: something with `.values` and `.offsets`, a sequence of (n_i, D) tensors or arrays
-            (what sentence-transformers' `encode_document` and PyLate's `encode` return), or one
+        source: something with `.values` and `.offsets`, a sequence of (n_i, D) or (1, n_i, D) tensors
+            or arrays (what sentence-transformers' `encode_document` and PyLate's `encode` return), or one
             (B, T, D) tensor or array. Tensors keep device, dtype and gradient. Except where there are
             offsets, rows of zeros at either end of an item are padding, as colpali-engine's models
             write it, and are left out.
@@ -219,6 +219,8 @@ def check_mask(mask: Tensor, tokens: Tensor) -> None:
 
 def _unpadded(item: Tensor) -> Tensor:
     """The rows of an item (n, D) from the first to the last that is not all zeros: a view."""
+    if item.ndim == 3 and len(item) == 1:
+        item = item[0]
     if item.ndim != 2:
         return item  # from_list says what is wrong with it
     real = item.detach().ne(0).any(1).nonzero()[:, 0]

@@ -59,7 +59,7 @@ def as_tokens(source: Any, dim: int, what: str) -> Tokens:
 
     what: the name of an item in errors ("document").
     source: something with `.values` (N, D) and `.offsets` (B+1) (a `Ragged`), a sequence of 2-D
-    arrays (n_i, D), or one 3-D array (B, T, D): numpy's, torch's of any device and dtype, or whatever
+    arrays (n_i, D), also (1, n_i, D), or one 3-D array (B, T, D): numpy's, torch's of any device and dtype, or whatever
     has `__array__`. So what sentence-transformers' `encode_document`, PyLate's `encode` and
     colpali-engine's models return goes in as it is (see `without_padding`).
     Raises BadTokens (shape, type, NaN or infinite values, an item without tokens) or IndexMismatch
@@ -189,6 +189,8 @@ def _dense(values: FloatArray, what: str) -> tuple[FloatArray, IntArray]:
 
 
 def _join(arrays: list[FloatArray], dim: int, what: str) -> tuple[FloatArray, IntArray]:
+    # PyLate's encode(padding=True) returns (1, tokens, width) for each text
+    arrays = [array[0] if array.ndim == 3 and len(array) == 1 else array for array in arrays]
     for i, array in enumerate(arrays):
         if array.ndim != 2:
             raise BadTokens(f"{what} {i}: got an array {array.shape}; wanted 2-D (tokens, {dim})")

@@ -58,6 +58,7 @@ FORMS = {
     "sentence-transformers, arrays": lambda items: [item.numpy() for item in items],
     "PyLate, arrays": lambda items: [item.numpy().astype(np.float32) for item in items],
     "PyLate, object array": objects,
+    "PyLate, padded": lambda items: list(torch.split(padded(items), 1)),
     "bfloat16 with gradients": lambda items: [
         item.bfloat16().requires_grad_() * 1 for item in items
     ],

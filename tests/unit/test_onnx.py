@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tiny_text import BACKBONES, bert
+from tiny_text import bert, qwen2, wordpiece
+from transformers import BertConfig, BertModel
 
 from lateint.heads import make_head
 from lateint.model import LateInteractionModel, load
 from lateint.onnx import export
 from modalities import check_encoder, load_encoder
+from modalities.onnx import OnnxText, quantise
 from modalities.text import TransformerText
 from modalities.text_config import TextConfig
 
@@ -32,10 +35,20 @@ TEXTS = [
 ]
 
 
-def model(backbone: str = "bert", **options: Any) -> LateInteractionModel:
+def wide_bert() -> tuple[Any, Any]:
+    """Wide enough that its weights are most of the file."""
+    words = wordpiece()
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    form = BertConfig(
+        vocab_size=len(words), intermediate_size=256, max_position_embeddings=64, **sizes
+    )
+    return BertModel(form), words
+
+
+def model(backbone: Callable[[], Any] = wide_bert, **options: Any) -> LateInteractionModel:
     torch.manual_seed(1)
     values = {"dim": 8, "query_length": 16, "document_length": 32, **options}
-    text = TransformerText(*BACKBONES[backbone](), TextConfig(**values)).eval()
+    text = TransformerText(*backbone(), TextConfig(**values)).eval()
     heads = {"multi": make_head("multi", {"queries": "weighted"}), "single": make_head("single")}
     return LateInteractionModel({"text": text}, heads).eval()
 
@@ -92,9 +105,31 @@ def test_the_graph_alone_gives_unit_rows_and_what_stays_of_a_document(
     )
 
 
+def test_eight_bits_are_smaller_and_nearly_the_same(
+    exported: tuple[LateInteractionModel, Path], tmp_path: Path
+) -> None:
+    original, folder = exported
+    whole = load(folder).encoder("text")
+    assert isinstance(whole, OnnxText) and whole.config()["int8"] is False
+    made = quantise(whole, tmp_path / "int8.onnx")
+    assert made.graph.stat().st_size < 0.5 * whole.graph.stat().st_size
+    heads = {kind: original.head(kind) for kind in original.heads}
+    LateInteractionModel({"text": made}, heads).save(tmp_path / "small")
+    small = load(tmp_path / "small")
+    assert small.encoder("text").config()["int8"] is True
+    wanted, got = original.encode_documents(TEXTS), small.encode_documents(TEXTS)
+    assert torch.equal(got.offsets, wanted.offsets)
+    assert float((got.values * wanted.values).sum(1).min()) > 0.97
+    assert not torch.equal(got.values, wanted.values)
+    again = LateInteractionModel({"text": made}, heads).encode_documents(TEXTS)
+    assert torch.equal(again.values, got.values)
+
+
+@pytest.mark.slow
 def test_a_decoder_with_a_pooled_vector(tmp_path: Path) -> None:
-    original = model("qwen2", pooling="lasttoken", query_expansion=False, keep_only=("loss", "up"))
+    original = model(qwen2, pooling="lasttoken", query_expansion=False, keep_only=("loss", "up"))
     again = export(original, tmp_path / "m")
+    assert export(original, tmp_path / "m8", int8=True).encoder("text").config()["int8"] is True
     for head in ("multi", "single"):
         wanted = original.encode_documents(TEXTS[:3], head=head)
         got = again.encode_documents(TEXTS[:3], head=head)
