@@ -59,9 +59,9 @@ def as_tokens(source: Any, dim: int, what: str) -> Tokens:
 
     what: the name of an item in errors ("document").
     source: something with `.values` (N, D) and `.offsets` (B+1) (a `Ragged`), a sequence of 2-D
-    arrays (n_i, D), also (1, n_i, D), or one 3-D array (B, T, D): numpy's, torch's of any device and dtype, or whatever
-    has `__array__`. So what sentence-transformers' `encode_document`, PyLate's `encode` and
-    colpali-engine's models return goes in as it is (see `without_padding`).
+    arrays (n_i, D), also (1, n_i, D), or one 3-D array (B, T, D): numpy's, torch's of any device and
+    dtype, or whatever has `__array__`. So what sentence-transformers' `encode_document`, PyLate's
+    `encode` and colpali-engine's models return goes in as it is (see `without_padding`).
     Raises BadTokens (shape, type, NaN or infinite values, an item without tokens) or IndexMismatch
     (another width than the index has).
     """
