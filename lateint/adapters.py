@@ -9,7 +9,7 @@ model is an ordinary one. Projections and heads are trained in full.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -36,10 +36,12 @@ class Lora:
             raise ValueError(f"wanted rank >= 1, alpha > 0 and 0 <= dropout < 1, got {self}")
 
 
-def inject(model: LateInteractionModel, lora: Lora) -> None:
-    """Puts adapters into the backbones; all else of a backbone is frozen. ValueError: an encoder
-    without a backbone, or one without a layer that `targets` names."""
+def inject(model: LateInteractionModel, lora: Lora) -> list[nn.Parameter]:
+    """Puts adapters into the backbones; all else of a backbone is frozen. Returns what was not
+    before, for `merge`. ValueError: an encoder without a backbone, or one without a layer that
+    `targets` names."""
     peft = _peft()
+    learning = [p for p in model.parameters() if p.requires_grad]
     wanted = lora.modalities
     names = tuple(model.encoders) if wanted is None else wanted
     for encoder in dict.fromkeys(model.encoder(name) for name in names):
@@ -58,16 +60,20 @@ def inject(model: LateInteractionModel, lora: Lora) -> None:
         peft.inject_adapter_in_model(config, backbone)
     if not has_adapters(model):
         raise ValueError("no encoder of this model has a backbone that takes adapters")
+    return [p for p in learning if not p.requires_grad]
 
 
-def merge(module: nn.Module) -> None:
-    """Adds the updates to the weights and takes the adapters out, in place."""
+def merge(module: nn.Module, frozen: Iterable[nn.Parameter] = ()) -> None:
+    """Adds the updates to the weights and takes the adapters out, in place; what `inject` has
+    `frozen` learns again."""
     for parent, name, layer in list(_adapted(module)):
         layer.merge()
         setattr(parent, name, layer.get_base_layer())
     for part in module.modules():
         if "peft_config" in vars(part):
             del part.peft_config
+    for parameter in frozen:
+        parameter.requires_grad_(True)
 
 
 def merged(model: LateInteractionModel) -> LateInteractionModel:

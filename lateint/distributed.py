@@ -120,7 +120,7 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         # gloo has no reduce_scatter of uneven parts: the sum of all, of which one part is ours
         total = gradient.contiguous().clone()
-        dist.all_reduce(total)
+        dist.all_reduce(total, group=_group())
         return total[ctx.first : ctx.first + ctx.count]
 
 
@@ -130,15 +130,29 @@ def _all_rows(rows: Tensor) -> tuple[Tensor, list[int]]:
     padded = rows.new_zeros(max(counts), *rows.shape[1:])
     padded[: len(rows)] = rows.detach()
     parts = [torch.empty_like(padded) for _ in counts]
-    dist.all_gather(parts, padded)
+    dist.all_gather(parts, padded, group=_group())
     return torch.cat([part[:n] for part, n in zip(parts, counts, strict=True)]), counts
+
+
+_GROUPS: dict[Any, Any] = {}  # the default group -> the one made for gathers
+
+
+def _group() -> Any:
+    """A process group for gathers alone. DistributedDataParallel sends gradients over the default
+    one as soon as a bucket of them is there, which is earlier in a process whose part of a step
+    has no item of some encoder; and the collectives of one group must come in one order."""
+    default = dist.group.WORLD
+    if default not in _GROUPS:
+        _GROUPS.clear()
+        _GROUPS[default] = dist.new_group()
+    return _GROUPS[default]
 
 
 def _counts(own: list[int], device: torch.device) -> Tensor:
     """(R, len(own)) int64 on the CPU: each process's numbers."""
     mine = torch.tensor(own, dtype=torch.int64, device=device)
     parts = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, mine)
+    dist.all_gather(parts, mine, group=_group())
     return torch.stack(parts).cpu()
 
 

@@ -98,6 +98,7 @@ class Trainer(hf.Trainer):
         self.evaluators = evaluators_of(evaluator)
         self._batches: Batches | None = None
         self._parts: list[Tensor] = []
+        self._frozen: list[nn.Parameter] = []  # by adapters
         goals = goals_of(loss, model)
         learner = Learner(
             model,
@@ -166,7 +167,7 @@ class Trainer(hf.Trainer):
             self._train_batch_size if train else args.eval_batch_size,
             mix=cast(Mix, args.mix) if train else "proportional",
             no_duplicates=train and args.no_duplicates,
-            shuffle=train and args.train_sampling_strategy != "sequential",
+            shuffle=train and getattr(args, "train_sampling_strategy", "") != "sequential",
             drop_last=train and args.dataloader_drop_last,
             processes=args.world_size,
             rank=args.process_index,
@@ -189,7 +190,7 @@ class Trainer(hf.Trainer):
         if resume_from_checkpoint is True:
             resume_from_checkpoint = str(files.last_checkpoint(self._folder()))
         if self.lora is not None and not adapters.has_adapters(self.retriever):
-            adapters.inject(self.retriever, self.lora)
+            self._frozen = adapters.inject(self.retriever, self.lora)
             self.retriever.to(self.args.device)
         result = super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
         self.merge()
@@ -200,7 +201,7 @@ class Trainer(hf.Trainer):
         """Merges adapters into the model, as `train` does at its end (and not when it raises)."""
         if not adapters.has_adapters(self.retriever):
             return
-        adapters.merge(self.retriever)
+        adapters.merge(self.retriever, self._frozen)
         # the optimizer and a wrapped model hold parameters that are gone
         self.optimizer = self.lr_scheduler = None
         self.model_wrapped = self.model

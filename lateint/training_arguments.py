@@ -70,16 +70,6 @@ class TrainingArguments(transformers.TrainingArguments):
         count: Any = super().n_gpu
         return min(1, count)
 
-    @property
-    def train_batch_size(self) -> int:
-        """Queries of a step in this process."""
-        return int(self.per_device_train_batch_size)
-
-    @property
-    def eval_batch_size(self) -> int:
-        """As `train_batch_size`, for `eval_dataset`."""
-        return int(self.per_device_eval_batch_size)
-
 
 def _default(one: Any) -> Any:
     return one.default if one.default_factory is MISSING else one.default_factory()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -309,14 +310,12 @@ def _evaluators(config: RunConfig, folder: Path) -> dict[str, Any]:
 
 
 def _toml() -> Any:
-    try:
-        import tomllib
-    except ImportError:  # Python 3.10
+    for name in ("tomllib", "tomli"):  # Python 3.10 has no tomllib
         try:
-            import tomli as tomllib
-        except ImportError as error:
-            raise ImportError("TOML needs tomli: pip install 'lateint[train]'") from error
-    return tomllib
+            return import_module(name)
+        except ImportError:
+            continue
+    raise ImportError("TOML needs tomli: pip install 'lateint[train]'")
 
 
 EXAMPLE = """\

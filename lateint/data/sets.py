@@ -31,6 +31,8 @@ from lateint.data.rows import JsonLines, Parquet
 if TYPE_CHECKING:
     from lateint.evaluation.benchmark import Benchmark
 
+_QRELS = ("queries.jsonl", "qrels", "qrels.parquet")  # one of them: a folder with qrels
+
 
 class TrainingSet(ABC):
     """Examples by number.
@@ -277,7 +279,7 @@ def read(
     path = Path(path)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
-    if path.is_dir() and ((path / "queries.jsonl").is_file() or (path / "qrels").is_dir()):
+    if path.is_dir() and any((path / n).exists() for n in _QRELS):
         from lateint.evaluation.benchmark import read_benchmark
 
         if columns is not None:

@@ -266,6 +266,7 @@ def test_lora_learns_little_and_leaves_an_ordinary_model(tmp_path: Path) -> None
     trainer = Trainer(model, args, PAIRS, lora=Lora(rank=2, targets=("query", "value")))
     trainer.train()
     assert not has_adapters(model)
+    assert all(parameter.requires_grad for parameter in model.parameters())
     assert set(before) == set(model.state_dict())
     moved = changed(before, model)
     assert moved == {
