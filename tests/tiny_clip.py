@@ -144,6 +144,8 @@ def tiny(kind: str, folder: Path) -> tuple[Any, Any, dict[str, Any], dict[str, A
     torch.manual_seed(0)
     model = make_model(config).eval()
     with torch.no_grad():  # away from the zeros that some layers begin with
+        if hasattr(model, "text_decoder"):  # open_clip leaves it as the memory happened to be
+            model.text_decoder.text_projection.normal_(std=0.02)
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.02)
         for module in model.modules():
