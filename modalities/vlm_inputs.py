@@ -201,7 +201,7 @@ def load_processor(family: Family, source: str | Path) -> Any:
         return kind.from_pretrained(
             str(source), local_files_only=Path(source).is_dir(), trust_remote_code=False
         )
-    except (OSError, TypeError, AttributeError, KeyError) as error:
+    except Exception as error:  # on a broken file tokenizers raises bare ones
         raise ValueError(f"{source}: no {family.processor} can be made of it: {error}") from error
 
 

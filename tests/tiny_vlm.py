@@ -143,13 +143,12 @@ def qwen_pictures(kind: str) -> Any:
     )
 
 
-def split_pictures() -> Any:
+def split_pictures(kind: str = "idefics3") -> Any:
     import transformers as t
 
+    make = t.SmolVLMImageProcessor if kind == "smolvlm" else t.Idefics3ImageProcessor
     # bicubic: what Lanczos is depends on torchvision's version
-    return t.Idefics3ImageProcessor(
-        size={"longest_edge": 96}, max_image_size={"longest_edge": 32}, resample=3
-    )
+    return make(size={"longest_edge": 96}, max_image_size={"longest_edge": 32}, resample=3)
 
 
 def transformers_model(kind: str, dim: int = 16) -> tuple[Any, Any]:
@@ -248,7 +247,7 @@ def engine_parts(kind: str) -> dict[str, Any]:
             "chat_template": OMNI_TEMPLATE,
         }
     tokenizer = words(SPLIT, pad="<pad>")
-    return {"image_processor": split_pictures(), "tokenizer": tokenizer, "image_seq_len": 4}
+    return {"image_processor": split_pictures(kind), "tokenizer": tokenizer, "image_seq_len": 4}
 
 
 NEO_TEMPLATE = (
@@ -275,16 +274,18 @@ OMNI_TEMPLATE = (
 )
 
 
-def engine_encoder(family: str, dim: int = 16, **options: Any) -> Any:
-    """A VisionLanguage of one of colpali-engine's families, random, in eval mode."""
+def engine_encoder(family: str, dim: int = 16, *, kind: str = "", **options: Any) -> Any:
+    """A VisionLanguage of one of colpali-engine's families, random, in eval mode. kind: type of
+    the backbone where the family has several."""
     import transformers as t
 
     from modalities.vlm import VisionLanguage, VisionLanguageConfig
     from modalities.vlm_families import FAMILIES
 
     row = FAMILIES[family]
-    parts = engine_parts(row.backbones[0])
+    kind = kind or row.backbones[0]
+    parts = engine_parts(kind)
     processor = getattr(t, row.processor)(**parts)
-    model = shaken(t.AutoModel.from_config(backbone(row.backbones[0], parts["tokenizer"])))
+    model = shaken(t.AutoModel.from_config(backbone(kind, parts["tokenizer"])))
     config = VisionLanguageConfig(family, dim, **options)
     return shaken(VisionLanguage(model, processor, config), seed=1)

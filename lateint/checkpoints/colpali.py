@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lateint.checkpoints.backbone import reading
 from lateint.checkpoints.layouts import LoadOptions
 from lateint.checkpoints.retrieval import page_model
 from lateint.checkpoints.weights import check_weights, fill, read_weights
@@ -244,16 +245,15 @@ def _assembled(
             f"{folder}: no projection (custom_text_proj.weight) among the weights; a random one "
             "would find nothing. Is it the bare backbone?"
         )
-    try:
+    with reading(folder):
         form = AutoConfig.from_pretrained(str(folder), local_files_only=True)
         with torch.device("meta"):  # names and shapes first: no memory for what does not fit
             frame = AutoModel.from_config(form)
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        raise ConfigError(f"{folder / 'config.json'}: makes no backbone: {error}") from error
     own = {renamed(key, family): key for key in frame.state_dict()}
     weights = {own.get(key, key): tensor for key, tensor in weights.items()}
     check_weights(frame.state_dict(), weights, folder)
-    processor = load_processor(family, reads)
+    with reading(reads):
+        processor = load_processor(family, reads)
     backbone = AutoModel.from_config(form, dtype=dtype)
     fill(backbone, weights, folder)
     return page_model(name, backbone, processor, projection, dtype)

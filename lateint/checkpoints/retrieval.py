@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lateint.checkpoints.backbone import reading
 from lateint.checkpoints.layouts import LoadOptions
 from lateint.checkpoints.weights import fill
 from lateint.config import ConfigError, read_json
@@ -63,7 +64,8 @@ def load(folder: Path, options: LoadOptions) -> LateInteractionModel:
     if kind not in MODELS:
         raise ConfigError(f"{folder}: model_type is {kind!r}, wanted one of {sorted(MODELS)}")
     place = MODELS[kind]
-    processor = load_processor(FAMILIES[kind], folder)
+    with reading(folder):
+        processor = load_processor(FAMILIES[kind], folder)
     dtype = getattr(torch, options.dtype)
     model = _read(_class(place.model), folder, dtype)
     projection = model.get_submodule(place.projection).state_dict()
@@ -154,9 +156,7 @@ def _class(name: str) -> Any:
 
 def _read(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     """A model with all its weights from the folder and none left over."""
-    from safetensors import SafetensorError
-
-    try:
+    with reading(folder):
         model, report = kind.from_pretrained(
             str(folder),
             dtype=dtype,
@@ -164,8 +164,6 @@ def _read(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
             weights_only=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
-        raise ConfigError(f"{folder}: transformers cannot load it: {error}") from error
     missing = sorted(map(str, report["missing_keys"]))
     extra = sorted(key for key in map(str, report["unexpected_keys"]) if not DROPPED.search(key))
     wrong = sorted(str(row) for row in report.get("mismatched_keys") or ())

@@ -12,7 +12,8 @@ from PIL import Image
 
 import lateint.checkpoints
 from lateint.checkpoints.retrieval import MODELS
-from tests.tiny_vlm import transformers_model
+from modalities.media import Audio
+from tests.tiny_vlm import engine_encoder, transformers_model
 
 KINDS = sorted(MODELS)
 SIZES = ((60, 90), (120, 50), (70, 70), (31, 200))
@@ -121,3 +122,44 @@ def test_neomme_single_vectors_are_its_dense_embeddings(
         modality = "text" if items is QUERIES else "page"
         mine = encode(items, modality=modality, head="single")
         assert float((mine.values - dense).abs().max()) <= 1e-5
+
+
+def test_colqwen_omni_on_pages_recordings_and_queries(pictures: list[Path]) -> None:
+    """Against transformers' thinker and processor, batched and padded at the left as colpali-engine
+    0.3.18 calls them. Its own class cannot be made with transformers 5.23: it looks for the vision
+    tower where there is none any more."""
+    encoder = engine_encoder("engine-colqwen-omni")
+    rng = np.random.default_rng(0)
+    sounds = [(rng.standard_normal(n) * 0.1).astype(np.float32) for n in (16000, 9600, 12000)]
+    row = encoder.family
+    system = {"role": "system", "content": [{"type": "text", "text": row.system}]}
+    beside = {"type": "text", "text": row.page}
+    asked = [f"Query: {query}" + "<|endoftext|>" * 10 for query in QUERIES]
+    for items, role, contents in (
+        (pictures, "document", [[{"type": "image", "image": x}, beside] for x in opened(pictures)]),
+        (
+            [Audio(x, 16000) for x in sounds],
+            "document",
+            [[{"type": "audio", "audio": x}, beside] for x in sounds],
+        ),
+        (QUERIES, "query", [[{"type": "text", "text": x}] for x in asked]),
+    ):
+        inputs = encoder.processor.apply_chat_template(
+            [[system, {"role": "user", "content": content}] for content in contents],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs={"padding": True},
+        )
+        assert not bool(inputs["attention_mask"].all())
+        with torch.inference_mode():
+            hidden = encoder.backbone(**inputs).last_hidden_state
+            rows = torch.nn.functional.normalize(encoder.projection(hidden), dim=-1)
+            grid = encoder(encoder.prepare(items, role))
+        kept = inputs["attention_mask"].bool()
+        ours = torch.nn.functional.normalize(grid.tokens, dim=-1)
+        assert_equal(
+            [x[mask] for x, mask in zip(ours, grid.mask, strict=True)],
+            [x[mask] for x, mask in zip(rows, kept, strict=True)],
+        )

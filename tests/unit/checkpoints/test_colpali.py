@@ -251,9 +251,13 @@ def test_transformers_models_with_weights_missing_left_over_or_broken(tmp_path: 
     refused("missing: .*embedding_proj", {n: w for n, w in weights.items() if n not in head})
     refused("unexpected: .*odd", {**weights, "odd": torch.zeros(2)})
     name = next(n for n in head if n.endswith("weight"))
-    refused("cannot load|another shape", {**weights, name: torch.zeros(3, 3)})
+    refused("cannot be read|another shape", {**weights, name: torch.zeros(3, 3)})
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ConfigError, match="cannot load"):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        lateint.checkpoints.load(tmp_path)
+    path.write_bytes(whole)
+    (tmp_path / "tokenizer.json").write_text('{"version": "1.0"')
+    with pytest.raises(ConfigError, match="cannot be read"):
         lateint.checkpoints.load(tmp_path)
 
 

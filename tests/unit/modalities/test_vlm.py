@@ -49,9 +49,10 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     return [path, items[1]]
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", [*sorted(FAMILIES), "smolvlm"])
 def test_contract(family: str, pages: list[Any]) -> None:
-    encoder = made(family)
+    smol = family == "smolvlm"  # ColSmolVLM is ColIdefics3 on another backbone
+    encoder = engine_encoder("engine-colidefics3", kind=family) if smol else made(family)
     check_encoder(encoder, pages)
     check_encoder(encoder, TEXTS, role="query")
     assert encoder.modalities[:2] == ("page", "text")
