@@ -22,6 +22,8 @@ from typing import Any
 
 import numpy as np
 
+ROLES = {"query": "queries", "document": "documents"}
+
 
 class Side:
     """What the file of one library fills in."""
@@ -57,7 +59,7 @@ def run(kind: type[Side]) -> None:
     for line in sys.stdin:
         try:
             order = json.loads(line)
-            chosen = texts[order["role"] + "s"][order["first"] : order["last"]]
+            chosen = texts[ROLES[order["role"]]][order["first"] : order["last"]]
             wall, cpu = time.perf_counter(), time.process_time()
             encoded = side.encode(chosen, order["role"], order["batch"])
             spent = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -78,25 +76,3 @@ def test_a_folder_is_opened(indexed_copy: Path, tmp_path: Path) -> None:
     assert page.id == "kestrel-manual.pdf#page=3" and "words" not in page.metadata
     with pytest.raises(TypeError, match="wanted a Collection, an Index"):
         LateintRetriever(place=3)
-
-
-@pytest.mark.parametrize(
-    ("module", "package", "extra"),
-    [
-        ("langchain", "langchain_core", "langchain"),
-        ("llamaindex", "llama_index", "llamaindex"),
-        ("haystack", "haystack", "haystack"),
-    ],
-)
-def test_without_the_package_the_error_says_what_to_install(
-    module: str, package: str, extra: str
-) -> None:
-    code = (
-        f"import sys; sys.modules[{package!r}] = None\n"
-        "try:\n"
-        f"    import lateint.integrations.{module}\n"
-        "except ImportError as error:\n"
-        "    print(error)\n"
-    )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.strip().endswith(f"pip install 'lateint[{extra}]'"), told.stdout

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -161,19 +159,3 @@ def test_what_cannot_be_exported(shipped: LateInteractionModel, tmp_path: Path) 
     )
     with pytest.raises(ValueError, match="pool_prompt"):
         export(LateInteractionModel({"text": prompted}), tmp_path / "m")
-
-
-def test_without_the_packages_the_error_says_what_to_install() -> None:
-    code = (
-        "import sys\n"
-        "import importlib.util as util\n"
-        "found = util.find_spec\n"
-        "util.find_spec = lambda name, *a: None if name == 'onnxruntime' else found(name, *a)\n"
-        "from modalities.onnx import _need\n"
-        "try:\n"
-        "    _need('onnxruntime')\n"
-        "except ImportError as error:\n"
-        "    print(error)\n"
-    )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.strip().endswith("pip install 'lateint[onnx]'")
