@@ -239,7 +239,13 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             out = str(folder / "ours" / f"{name}-{layout}")
             save(model, out, layout)
             kind = kind_of(layout, name)
-            step = {"encode": out, "kind": kind, "texts": TEXTS, "out": f"{out}.npz"}
+            step: dict[str, Any] = {
+                "encode": out,
+                "kind": kind,
+                "texts": TEXTS,
+                "out": f"{out}.npz",
+            }
+            step["prompted"] = "prompts" in MADE.get(name, ("", {}))[1]  # PyLate takes them by name
             again["pylate" if kind == "pylate" else "sbert"].append(step)
     last = [run(pythons[n], folder / f"{n}-2.json", s) for n, s in again.items()]
     return {
@@ -278,7 +284,7 @@ def ranking(vectors: list[torch.Tensor]) -> list[list[int]]:
     scores = torch.stack(
         [torch.stack([(q @ d.T).amax(1).sum() for d in documents]) for q in queries]
     )
-    return scores.argsort(1, descending=True, stable=True)[:, :100].tolist()
+    return scores.argsort(dim=1, descending=True, stable=True)[:, :100].tolist()
 
 
 def note(what: dict[str, Any]) -> None:

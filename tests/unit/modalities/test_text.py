@@ -50,6 +50,26 @@ def test_contract(backbone: str, role: Any) -> None:
         {"query_expansion": False},
         {"query_marker": None, "document_marker": None},
         {"query_prompt": "search: ", "document_prompt": "text: ", "skiplist": ()},
+        {
+            "expansion_length": 9,
+            "expand_left": True,
+            "attend_to_expansion": True,
+            "marker_place": 1,
+            "skiplist_roles": ("query", "document"),
+            "strip": True,
+            "pooling": "lasttoken",
+        },
+        {
+            "keep_only": ("a", "."),
+            "dense": (
+                {"in_features": 16, "out_features": 12, "bias": True, "activation": "GELU"},
+                {"in_features": 12, "out_features": 8, "residual": True},
+            ),
+            "query_prompt": "up ",
+            "pooling": "mean",
+            "pool_prompt": False,
+        },
+        {"dim": 16, "dense": (), "pooling": "max", "pooled_dense": False},
     ],
 )
 def test_contract_with_options(backbone: str, options: dict[str, Any]) -> None:
@@ -281,3 +301,44 @@ def test_special_tokens_are_not_told_by_the_padding_id() -> None:
     assert (
         wordpiece().pad_token_id == encoder.prepare(["a", "a a"], "document").inputs["ids"][0, -1]
     )
+
+
+def test_expansion_to_a_length_of_its_own_and_before_the_query() -> None:
+    encoder = make(expansion_length=7)
+    assert ids_of(encoder, "who", "query") == [*("[CLS]", "[Q] ", "who", "[SEP]"), *["[MASK]"] * 3]
+    assert len(ids_of(encoder, "who wrote this " * 9, "query")) == 16, "cut at query_length only"
+    left = make(expansion_length=6, expand_left=True, marker_place=1)
+    # as PyLate does: padded first, then the marker goes second
+    assert ids_of(left, "who", "query") == [
+        *("[MASK]", "[Q] ", "[MASK]", "[CLS]", "who", "[SEP]"),
+    ]
+
+
+def test_a_marker_in_the_second_place_whatever_is_first() -> None:
+    encoder = make("qwen2", marker_place=1, query_expansion=False)
+    assert ids_of(encoder, "loss up", "query")[:2] == ["loss", "[Q] "]
+    assert ids_of(encoder, "", "query") == ["[Q] "]
+
+
+def test_white_space_is_taken_off_prompt_and_text() -> None:
+    options = {"query_prompt": " up ", "query_marker": None, "query_expansion": False}
+    assert ids_of(make("qwen2", strip=True, **options), "  ", "query") == ["up"]
+    assert ids_of(make("qwen2", **options), "", "query")[-1] == "Ġ"
+
+
+@pytest.mark.parametrize(
+    "options,match",
+    [
+        ({"expansion_length": 17}, "expansion_length must be 1 to query_length"),
+        ({"marker_place": 2}, "marker_place"),
+        ({"skiplist_roles": ("page",)}, "skiplist_roles must be of"),
+        ({"pooling": "best"}, "unknown pooling"),
+        ({"dense": ()}, "the dense layers end in 16"),
+        ({"dense": ({"in_features": 9, "out_features": 8},)}, "dense layer 0 wants width 9"),
+        ({"dense": ({"in_features": 16, "out_features": 8, "activation": "Exec"},)}, "activation"),
+        ({"pooling": "cls", "pooled_dense": False}, "pooled vector has width 16, tokens 8"),
+    ],
+)
+def test_settings_that_do_not_fit(options: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        make(**options)
