@@ -5,10 +5,10 @@ real token, both as `Ragged`, and MaxSim of one row is the dot product. So nothi
 asks which of the two it has. Heads see tokens in the shared width only: they know no modality, no
 backbone and no similarity.
 
-The length of a row. Document rows are unit rows, always. Query rows are unit rows too, unless the
-encoder ("weighted") or the head ("learned") has learned a weight for each query token: MaxSim is
-linear in the query, so the weight is folded into the length of the query's row, and needs no place
-of its own in the index, in the search or in a saved query.
+The length of a row. Document rows are unit rows (shorter only while a token budget is trained).
+Query rows are unit rows too, unless the encoder ("weighted") or the head ("learned") has learned a
+weight for each query token: MaxSim is linear in the query, so the weight is folded into the length
+of the query's row, and needs no place of its own in the index, in the search or in a saved query.
 """
 
 from __future__ import annotations

@@ -57,7 +57,8 @@ def maxsim(
 
     Args:
         queries: (Bq, Lq, D) padded tokens, or Ragged (nothing is padded then).
-        documents: (Bd, Ld, D) padded tokens, or Ragged: read where they lie, without padding.
+        documents: (Bd, Ld, D) padded tokens, or Ragged: read where they lie, without padding;
+            padded all at once where a gradient is wanted on a GPU.
         query_mask, document_mask: bool (Bq, Lq) and (Bd, Ld), True = a real token, anywhere in
             the row; None: all are real. Not for Ragged.
         budget: bytes of working memory for the similarities of one tile, and about as much again
@@ -147,17 +148,20 @@ def _maxima(
 ) -> Tensor:
     """Query tokens (Nq, D) against all documents: (Nq, Bd)."""
     _check_fit(rows, documents)
-    if not isinstance(documents, Ragged):
-        tokens, mask = _padded(documents, mask, "document")
-        mask = None if mask is None else mask[None]
-        return _best_matches(rows[None], tokens[None], mask, budget)[0]
-    _no_mask(mask, "document")
-    if not _wants_gradient(rows, documents.values):
-        return _reduce_ragged(rows, documents, budget, positions=False)[0]
-    best: Tensor = _BestMatches.apply(rows[None], documents.values, None, documents.offsets, budget)
-    empty = documents.lengths == 0
-    # filled, so that an empty document sends no gradient
-    return best[0].masked_fill(empty.to(best.device), -torch.inf) if empty.any() else best[0]
+    if isinstance(documents, Ragged):
+        _no_mask(mask, "document")
+        if not _wants_gradient(rows, documents.values):
+            return _reduce_ragged(rows, documents, budget, positions=False)[0]
+        if rows.device.type == "cpu":
+            values, offsets = documents.values, documents.offsets
+            best: Tensor = _BestMatches.apply(rows[None], values, None, offsets, budget)
+            empty = documents.lengths == 0
+            # filled, so that an empty document sends no gradient
+            return best[0].masked_fill(empty, -torch.inf) if empty.any() else best[0]
+        # a launch for each document would cost a GPU more than padding them does
+    tokens, mask = _padded(documents, mask, "document")
+    mask = None if mask is None else mask[None]
+    return _best_matches(rows[None], tokens[None], mask, budget)[0]
 
 
 def _padded(

@@ -42,7 +42,8 @@ def shorten(documents: Ragged, count: int | None, rule: str = "runs") -> Ragged:
     if rule == "runs":
         return _runs(documents, place, kept)
     if rule == "longest":
-        length = documents.values.detach().float().norm(dim=-1).cpu()
+        # rounded: rows of unit length are equals
+        length = documents.values.detach().float().norm(dim=-1).cpu().round(decimals=5)
         place = _ranks(length, documents)
     rows = (place < kept.repeat_interleave(lengths)).nonzero().squeeze(1)
     return Ragged(documents.values.index_select(0, rows.to(documents.device)), _offsets(kept))

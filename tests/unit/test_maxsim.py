@@ -152,6 +152,28 @@ def test_gradcheck_in_float64(budget: int | None) -> None:
     assert torch.autograd.gradcheck(ragged, (q, d))
 
 
+@settings(deadline=None)
+@given(lengths=st.lists(st.integers(0, 6), min_size=1, max_size=6), budget=BUDGETS)
+def test_gradients_through_ragged_documents_are_those_through_padded_ones(
+    lengths: list[int], budget: int | None
+) -> None:
+    draw = torch.Generator().manual_seed(sum(lengths))
+    rows = torch.randn(sum(lengths), 3, generator=draw, dtype=torch.float64)
+    documents = Ragged(rows.requires_grad_(), torch.tensor([0, *lengths]).cumsum(0))
+    queries = torch.randn(2, 4, 3, generator=draw, dtype=torch.float64).requires_grad_()
+    ours = maxsim(queries, documents, budget=budget)
+    tokens, mask = documents.pad()
+    padded = maxsim(queries, tokens, None, mask, budget=budget)
+    torch.testing.assert_close(ours, padded)
+    weight = torch.randn(ours.shape, generator=draw, dtype=torch.float64)
+    real = torch.tensor([n > 0 for n in lengths])
+    one, two = ((scores * weight)[:, real].sum() for scores in (ours, padded))
+    both = (queries, documents.values)
+    pairs = (torch.autograd.grad(x, both, materialize_grads=True) for x in (one, two))
+    for a, b in zip(*pairs, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_padding_cannot_beat_a_negative_match() -> None:
     query, document = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[-1.0, 0.0], [0.0, 0.0]]])
     mask = torch.tensor([[True, False]])

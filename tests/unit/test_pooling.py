@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from PIL import Image
+from toy_model import DIM as TOY_DIM
+from toy_model import ColourPage, HashedText
 
+import modalities
 from lateint.heads import MultiVectorConfig, MultiVectorHead
 from lateint.losses import InfoNCE, Targets
+from lateint.model import LateInteractionModel
 from lateint.pooling import RULES, TokenBudget, shorten
 from lateint.ragged import Ragged
 from lateint.scorers import MaxSim
@@ -178,6 +185,40 @@ def test_query_weights_learn_which_tokens_to_trust() -> None:
         optimiser.step()
     after = accuracy(learned)
     assert after > before + 0.05, (before, after)
+
+
+def test_a_model_keeps_what_its_heads_learned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Saved and loaded; and the boxes of kept tokens are those tokens' boxes."""
+    for encoder in (HashedText, ColourPage):
+        monkeypatch.setitem(modalities.ENCODERS, encoder.name, ("toy_model", encoder.__name__))
+    torch.manual_seed(0)
+    config = MultiVectorConfig(queries="learned", budget=5, width=TOY_DIM, hidden=3)
+    encoders = {"text": HashedText(), "page": ColourPage()}
+    model = LateInteractionModel(encoders, {"multi": MultiVectorHead(config)}).eval()
+    picture = Image.effect_noise((40, 60), 90).convert("RGB")
+    for i, colour in enumerate(("red", "green", "blue", "yellow", "violet")):
+        picture.paste(colour, (10 * (i % 4), 20 * (i // 4), 10 * (i % 4) + 10, 20 * (i // 4) + 10))
+    pages = [picture, Image.new("RGB", (40, 60), "red")]
+    encoded = model.encode(pages, "document", modality="page")
+    assert encoded.boxes is not None and encoded.tokens.lengths.tolist() == [5, 5]
+    assert encoded.boxes.lengths.tolist() == [5, 5]
+    whole = LateInteractionModel(encoders, ("multi",)).eval()
+    everything = whole.encode(pages, "document", modality="page")
+    assert everything.boxes is not None
+    for rows, boxes, all_rows, all_boxes in zip(
+        encoded.tokens, encoded.boxes, everything.tokens, everything.boxes, strict=True
+    ):
+        for row, box in zip(rows, boxes, strict=True):
+            place = (all_boxes == box).all(1).nonzero()[0, 0]
+            torch.testing.assert_close(row, all_rows[place])
+    model.save(tmp_path / "m")
+    again = LateInteractionModel.load(tmp_path / "m")
+    for items, role in ((["red or blue"], "query"), (["a b c d e f g h"], "document")):
+        one, two = (m.encode(items, role).tokens for m in (model, again))
+        assert torch.equal(one.values, two.values) and torch.equal(one.offsets, two.offsets)
+    assert len(again.encode_documents(["a b c d e f g h"])[0]) == 5
 
 
 def test_a_net_says_which_width_it_was_made_for() -> None:
