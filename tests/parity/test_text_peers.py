@@ -20,7 +20,6 @@ from tiny_checkpoints import DOCUMENTS, QUERIES, backbone, stanford
 
 import lateint
 from lateint.checkpoints import save
-from lateint.ragged import Ragged
 
 pytestmark = pytest.mark.slow
 
@@ -277,14 +276,22 @@ def difference(name: str, one: list[torch.Tensor], two: list[torch.Tensor]) -> f
     return worst
 
 
-def ranking(vectors: list[torch.Tensor]) -> list[list[int]]:
+def scores(vectors: list[torch.Tensor]) -> torch.Tensor:
+    """(queries, documents) float64 MaxSim."""
     count = len(TEXTS["query"])
-    queries = Ragged.from_list([v.double() for v in vectors[:count]])
-    documents = Ragged.from_list([v.double() for v in vectors[count:]])
-    scores = torch.stack(
-        [torch.stack([(q @ d.T).amax(1).sum() for d in documents]) for q in queries]
-    )
-    return scores.argsort(dim=1, descending=True, stable=True)[:, :100].tolist()
+    queries, documents = ([v.double() for v in part] for part in (vectors[:count], vectors[count:]))
+    return torch.stack([torch.stack([(q @ d.T).amax(1).sum() for d in documents]) for q in queries])
+
+
+def swaps(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
+    """How much their scores fall short where our top 100 stands in another order than theirs: 0
+    where it is the same, about rounding where documents tie."""
+    ours_, theirs = scores(found), scores(expected)
+    order = ours_.argsort(dim=1, descending=True, stable=True)[:, :100]
+    best = theirs.sort(dim=1, descending=True, stable=True)
+    if torch.equal(order, best.indices[:, :100]):
+        return 0.0
+    return float((best.values[:, :100] - theirs.gather(1, order)).abs().max())
 
 
 def note(what: dict[str, Any]) -> None:
@@ -300,10 +307,10 @@ def test_theirs_opened_by_us(work: dict[str, Any], name: str) -> None:
     assert not failed(work, name)
     expected, found = rows(Path(f"{theirs}.npz")), ours(theirs)
     worst = difference(name, found, expected)
-    same = name in KEPT_ALL or ranking(found) == ranking(expected)
-    note({"checkpoint": name, "read": worst, "top_100_equal": same, "versions": work["versions"]})
+    gap = 0.0 if name in KEPT_ALL else swaps(found, expected)
+    note({"checkpoint": name, "read": worst, "top_100_swaps": gap, "versions": work["versions"]})
     assert worst <= TOLERANCE
-    assert same
+    assert gap <= TOLERANCE
 
 
 @pytest.mark.parametrize(
