@@ -90,6 +90,7 @@ def colpali(folder: Path) -> list[dict[str, Any]]:
 def real(matrix: Any) -> np.ndarray[Any, Any]:
     """Rows that are not padding, float32."""
     rows = matrix.float().numpy() if hasattr(matrix, "numpy") else np.asarray(matrix, np.float32)
+    rows = rows.reshape(-1, rows.shape[-1])  # PyLate's padded ones are (1, tokens, width)
     return rows[np.abs(rows).sum(1) > 0]
 
 
