@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # a core each: before torch counts them
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 if TYPE_CHECKING:
     from lateint.collection import Collection
     from lateint.model import LateInteractionModel

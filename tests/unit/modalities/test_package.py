@@ -38,7 +38,7 @@ def test_every_row_is_an_encoder_of_that_name(name: str) -> None:
     encoder = getattr(import_module(module), kind)
     assert issubclass(encoder, Encoder)
     assert encoder.name == name
-    assert encoder.modality in ("text", "page", "image")
+    assert encoder.modality in ("text", "page", "image", "audio")
 
 
 def test_unknown_encoder_names_the_known(tmp_path: Path) -> None:
