@@ -70,7 +70,9 @@ CASES: list[tuple[Scorer, Callable[[Ragged, Ragged], Tensor]]] = [
 ]
 
 
-@pytest.mark.parametrize(("scorer", "formula"), CASES, ids=lambda x: getattr(x, "__name__", repr(x)))
+@pytest.mark.parametrize(
+    ("scorer", "formula"), CASES, ids=lambda x: getattr(x, "__name__", repr(x))
+)
 def test_scores_and_gradients_are_those_of_the_formula(
     scorer: Scorer, formula: Callable[[Ragged, Ragged], Tensor]
 ) -> None:
