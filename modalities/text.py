@@ -217,7 +217,7 @@ class TransformerText(Encoder):
             return []
         length, prompt = self.settings.length(role), self.settings.prompt(role)
         marker = self._markers[role]
-        texts = [prompt + _clean(text, length * CHARACTERS) for text in raw]
+        texts = [prompt + clean(text, length * CHARACTERS) for text in raw]
         encoded = self.tokenizer(
             [text.strip() for text in texts] if self.settings.strip else texts,
             truncation=True,
@@ -319,7 +319,7 @@ def _positions(backbone: Any, tokenizer: Any) -> int:
     return most
 
 
-def _clean(text: str, most: int) -> str:
+def clean(text: str, most: int) -> str:
     """The first `most` characters, as valid Unicode: a tokenizer takes no lone surrogates."""
     text = text[:most]
     try:

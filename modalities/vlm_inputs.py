@@ -155,9 +155,9 @@ class ItemReader:
         )
 
     def _readable(self, text: str) -> str:
-        from modalities.text import _clean
+        from modalities.text import clean
 
-        text = _clean(text, MAX_CHARACTERS)
+        text = clean(text, MAX_CHARACTERS)
         for medium in ("image", "video", "audio"):
             token = getattr(self.processor, f"{medium}_token", None)
             text = text.replace(token, " ") if token else text

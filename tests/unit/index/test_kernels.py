@@ -102,7 +102,7 @@ def scores(by: ModuleType, c: Case, positions: Any = None, factor: Any = None, t
     )  # fmt: skip
 
 
-def replaced(query: Query) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def ranged(query: Query) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return query.scores, query.low, query.high
 
 
@@ -264,7 +264,7 @@ def test_many_documents_on_two_threads(isa: str) -> None:
 def test_scan(isa: str, tokens: int) -> None:
     c = case(dim=32, tokens=tokens, lengths=(1, 2, 3, 4, 5, 6, 0, 9, 400), centroids=300)
     made = kernels.table(c.query)
-    want = reference.table(*replaced(c.query), tokens, made.bytes.shape[1], 1)
+    want = reference.table(*ranged(c.query), tokens, made.bytes.shape[1], 1)
     np.testing.assert_array_equal(made.bytes, want[0])
     np.testing.assert_allclose(made[1:], want[1:], 1e-6)
     assert made.bytes.max() == 255 and not made.bytes[:, tokens:].any()
