@@ -12,7 +12,7 @@ This module knows pixels and characters; what surrounds a word, and retrieval, a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -103,6 +103,11 @@ class GlyphNet(nn.Module):
         self.hidden = nn.Linear(c[4], HIDDEN)
         self.classes = nn.Linear(HIDDEN, words.CLASSES + 2 * words.NEIGHBOURS)
 
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Weights from before Cyrillic and Greek load as they are: such letters are never seen."""
+        widened(state, prefix + "classes.")
+        super()._load_from_state_dict(state, prefix, *rest)
+
     def lattice(self, ink: Tensor) -> Tensor:
         """(B, 1, H, W) ink in 0..1 -> features (B, C, H / 8, W / 2), rounded up."""
         x = self.stem(ink)
@@ -166,6 +171,21 @@ class GlyphNet(nn.Module):
         return Reading(unit, boxes[chosen], (sums[:, 1] / mass)[chosen]).ordered()
 
 
+def widened(state: dict[str, Any], prefix: str) -> None:
+    """Puts rows for the letters that came after LATIN into a layer of character, before and after
+    (`prefix` + weight and bias) that lacks them, so that they have no probability."""
+    latin, later = len(words.LATIN), len(words.LETTERS) - len(words.LATIN)
+    sizes = (latin + 1, latin + 2, latin + 2)
+    weight, bias = state.get(prefix + "weight"), state.get(prefix + "bias")
+    if weight is None or bias is None or {len(weight), len(bias)} != {sum(sizes)}:
+        return
+    for name, stored, value in (("weight", weight, 0.0), ("bias", bias, UNSEEN)):
+        fresh = stored.new_full((later, *stored.shape[1:]), value)
+        parts = (torch.cat([p[:latin], fresh, p[latin:]]) for p in stored.split(sizes))
+        state[prefix + name] = torch.cat([*parts])
+
+
+UNSEEN = -20.0  # the logit of a letter that was not known in training
 PRESENT = 0.25  # a cell with less than this is no character's centre; lower: more noise is read
 SURE = 0.4  # mean presence of a word's characters below which it is background
 LARGE = 24.0  # pixels of a line's height from which print is read at half size

@@ -6,6 +6,10 @@ seen in training, names and numbers get vectors that are near those of words spe
 Because the sketch is a product of per-character codes, a network that is unsure between two
 characters can put its probabilities where a speller puts one-hot rows, and gets the expectation.
 
+Cyrillic and Greek letters are folded by look: one that is drawn like a Latin letter is that letter
+(an "а" of a Russian word has the code of "a"), the others have codes of their own. A reader of
+pixels cannot tell more, and a query's words are folded just so.
+
 This module knows characters only: no pixels, no layout, no retrieval.
 """
 
@@ -21,7 +25,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
+LATIN = "abcdefghijklmnopqrstuvwxyz0123456789"
+CYRILLIC = "бгджзилпфцчшщъыьэюяє"  # those not drawn like a Latin letter
+GREEK = "δζθλμξσψ"  # those not drawn like a Latin or Cyrillic one
+LETTERS = LATIN + CYRILLIC + GREEK
 OTHER = len(LETTERS)  # a letter or digit outside LETTERS after folding
 BOUNDARY = OTHER + 1  # as a neighbour: the word begins or ends here
 CLASSES = OTHER + 1  # of a character
@@ -29,6 +36,13 @@ NEIGHBOURS = BOUNDARY + 1  # of a character's neighbour
 WIDTH = 256  # of a word's vector
 
 _CODE = {letter: i for i, letter in enumerate(LETTERS)}
+_LOOKS = dict(  # as small capitals or as small letters, whichever is met more
+    zip(
+        "авекмнорстухіјѕһґѓћђџαβγεηικνοπρςτυφχω",
+        "abekmhopctyxijshггhhцabгenikvoпpσtuфxw",
+        strict=True,
+    )
+)
 _FOLD = {
     "ß": "ss",
     "æ": "ae",
@@ -39,13 +53,17 @@ _FOLD = {
     "ł": "l",
     "þ": "th",
     "ı": "i",
+    "љ": "ль",
+    "њ": "hь",
+    **_LOOKS,
 }
 _RUN = re.compile(r"[^\W_]+")
 MAX_LETTERS = 40  # of one word; longer runs are data, not language
 
 
 def fold(character: str) -> str:
-    """Lower case, without accents, ligatures taken apart: "É" -> "e", "ﬁ" -> "fi"; "" for marks."""
+    """Lower case, without accents, ligatures taken apart, by look: "É" -> "e", "ﬁ" -> "fi",
+    "в" -> "b"; "" for marks."""
     low = character.lower()
     if low in _FOLD:
         return _FOLD[low]
@@ -75,13 +93,21 @@ def codebook() -> Tensor:
     """The fixed random codes, (6, NEIGHBOURS, WIDTH) fp32 on the CPU, entries +1 or -1.
 
     One for a character alone, two for a bigram's places, three for a trigram's. Bits of SHA-256
-    in counter mode: the same on every machine and release, so nothing has to be stored.
+    in counter mode: the same on every machine and release, so nothing has to be stored. Each
+    letter that came later has a stream of its own, so that no word's vector ever moves.
     """
-    count = 6 * NEIGHBOURS * WIDTH
-    stream = b"".join(sha256(b"lateint words %d" % i).digest() for i in range(count // 256 + 1))
-    bits = np.unpackbits(np.frombuffer(stream, dtype=np.uint8))[:count]
+    first = _codes(b"words", len(LATIN) + 2)
+    later = [_codes(b"letter %d" % ord(letter), 1) for letter in LETTERS[len(LATIN) :]]
+    table = np.concatenate([first[:, : len(LATIN)], *later, first[:, len(LATIN) :]], axis=1)
     with torch.inference_mode(False):  # made once, used in training as well
-        return torch.from_numpy(bits.astype(np.float32) * 2 - 1).view(6, NEIGHBOURS, WIDTH)
+        return torch.from_numpy(table)
+
+
+def _codes(name: bytes, letters: int) -> np.ndarray:
+    count = 6 * letters * WIDTH
+    blocks = (sha256(b"lateint %s %d" % (name, i)).digest() for i in range(count // 256 + 1))
+    bits = np.unpackbits(np.frombuffer(b"".join(blocks), dtype=np.uint8))[:count]
+    return (bits.astype(np.float32) * 2 - 1).reshape(6, letters, WIDTH)
 
 
 UNIGRAM, BIGRAM, TRIGRAM = 0.5, 1.0, 1.0  # shares in the sketch; trigrams tell words apart best

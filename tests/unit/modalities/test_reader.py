@@ -230,3 +230,22 @@ def test_folded_norms_change_nothing() -> None:
         folded = net(ink)
     for one, two in zip(plain, folded, strict=True):
         assert torch.allclose(one, two, atol=1e-4)
+
+
+def test_weights_from_before_cyrillic_and_greek_load_as_they_are() -> None:
+    latin = len(words.LATIN)
+    size = 3 * latin + 5  # a character, and with the edges of words what stands before and after
+    net, older = GlyphNet(), GlyphNet().state_dict()
+    older["classes.weight"] = torch.randn(size, older["classes.weight"].shape[1])
+    older["classes.bias"] = torch.randn(size)
+    net.load_state_dict(older)
+    features = torch.randn(4, 112)
+    with torch.no_grad():
+        out = torch.relu(net.hidden(features)) @ older["classes.weight"].T + older["classes.bias"]
+        parts = net.characters(features)
+    for old, new in zip(out.split([latin + 1, latin + 2, latin + 2], 1), parts, strict=True):
+        share = new.softmax(1)
+        assert torch.allclose(old.softmax(1)[:, :latin], share[:, :latin], atol=1e-5)
+        assert torch.allclose(old.softmax(1)[:, latin:], share[:, len(words.LETTERS) :], atol=1e-5)
+    with pytest.raises(RuntimeError, match="classes"):
+        net.load_state_dict(older | {"classes.bias": torch.zeros(7)})

@@ -17,6 +17,19 @@ def test_vectors_are_the_same_on_every_machine() -> None:
     assert gauge[-5:].tolist() == pytest.approx(PINNED_GAUGE7, abs=1e-6)
 
 
+def test_letters_that_came_later_move_no_older_word() -> None:
+    """The four numbers were written down before Cyrillic and Greek had codes."""
+    assert words.vectors(["zwyrtinska", "水b"])[:, 100:102].flatten().tolist() == pytest.approx(
+        PINNED_OLDER, abs=1e-6
+    )
+    book = words.codebook()
+    assert book.shape == (6, words.NEIGHBOURS, words.WIDTH)
+    flat = book.transpose(0, 1).flatten(1)
+    overlap = (flat @ flat.T / flat.shape[1]).fill_diagonal_(0).abs().max()
+    assert overlap < 0.15  # no two letters share codes
+
+
+PINNED_OLDER = [0.094483, -0.040493, -0.029814, 0.089443]
 PINNED_CODES = [-1, 1, -1, 1, 1, 1, 1, -1]
 PINNED_RAIN = [-0.113344, 0.022669, 0.022669, 0.068006, -0.045338]
 PINNED_GAUGE7 = [0.01631, 0.01631, -0.065241, -0.097862, -0.048931]
@@ -76,6 +89,8 @@ def test_order_of_letters_counts() -> None:
         ("-", ""),
         ("水", "水"),
         ("Я", "я"),
+        ("й", "и"),
+        ("Ω", "w"),
     ],
 )
 def test_fold(character: str, folded: str) -> None:
@@ -100,18 +115,39 @@ def test_split_gives_folded_words_and_their_places() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "text", ["天气站", "Метеостанция", "مرحبا", "...", "_ - !", "", " \n", "🐦🐦"]
-)
+@pytest.mark.parametrize("text", ["天气站", "기상", "مرحبا", "...", "_ - !", "", " \n", "🐦🐦"])
 def test_split_leaves_out_what_has_no_letter_it_knows(text: str) -> None:
     assert list(words.split(text)) == []
 
 
 def test_other_scripts_beside_latin_letters() -> None:
-    assert [w for w, _, _ in words.split("Модель K9 天气 station2")] == ["k9", "station2"]
-    assert [w for w, _, _ in words.split("ΔT")] == ["δt"]
-    assert words.codes("δt") == [words.OTHER, words.LETTERS.index("t")]
-    assert float(words.vectors(["δt"]).norm()) == pytest.approx(1)
+    assert [w for w, _, _ in words.split("K9 天气 station2 הt")] == ["k9", "station2", "הt"]
+    assert words.codes("הt") == [words.OTHER, words.LETTERS.index("t")]
+    assert float(words.vectors(["הt"]).norm()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("text", "folded"),
+    [
+        ("Метеостанция", "meteoctahция"),
+        ("ВОДА вода", "boдa boдa"),
+        ("Ёжик, їжак і Її", "eжиk iжak i ii"),
+        ("Љубав; Ђорђе", "льyбab hophe"),
+        ("Καλημέρα ΚΑΛΗΜΕΡΑ", "kaλnμepa kaλnμepa"),
+        ("ΟΔΟΣ οδός", "oδoσ oδoσ"),
+        ("ΔT 5 µm", "δt 5 μm"),
+    ],
+)
+def test_cyrillic_and_greek_are_folded_by_look(text: str, folded: str) -> None:
+    assert [w for w, _, _ in words.split(text)] == folded.split()
+    assert words.OTHER not in words.codes(folded.replace(" ", ""))
+
+
+def test_letters_drawn_alike_have_one_code() -> None:
+    latin, cyrillic = words.vectors(
+        ["".join(words.fold(c) for c in w) for w in ("COBETA", "СОВЕТА")]
+    )
+    assert torch.equal(latin, cyrillic)
 
 
 def test_very_long_runs_are_cut() -> None:
