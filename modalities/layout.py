@@ -2,9 +2,10 @@
 
 `LayoutContext` turns a page's word vectors and boxes into document tokens; `QueryContext` turns
 a query's word vectors into query tokens with learned weights. Both begin as the same projection
-of a word's vector (so equal words match before any training) and add what the surroundings say:
-a heading is not a line of a table of contents. It does not matter to either whether a vector was
-spelt from text or read from pixels.
+of a word's vector (so equal words match before any training) and add what the word means
+(`modalities.lexicon`: words of one meaning match, in other languages too) and what the
+surroundings say: a heading is not a line of a table of contents. It does not matter to either
+whether a vector was spelt from text, read from pixels or heard.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modalities import words
+from modalities import lexicon, words
+from modalities.lexicon import MEANING, Lexicon
 from modalities.reader import line_numbers
 
 DIM = 128  # of the shared space
@@ -92,65 +94,92 @@ class Tokens:
 class _Context(nn.Module):
     """What both sides share: an item token before the words, blocks, and the way out."""
 
-    def __init__(self, layers: int) -> None:
+    def __init__(self, layers: int, known: Lexicon | None) -> None:
         super().__init__()
+        self.lexicon = lexicon.shipped() if known is None else known
+        self.sense = _zero(nn.Linear(MEANING, DIM, bias=False))  # meanings count once trained
+        self.enter_sense = _zero(nn.Linear(MEANING, MODEL, bias=False))
+        self.pool_sense = _zero(nn.Linear(MEANING, DIM, bias=False))
         self.item = nn.Parameter(torch.randn(MODEL) * 0.1)
         self.enter = nn.Linear(words.WIDTH, MODEL)
         self.blocks = nn.ModuleList(Block() for _ in range(layers))
         self.norm = nn.LayerNorm(MODEL)
         self.word = nn.Linear(words.WIDTH, DIM, bias=False)  # equal words match from the start
         nn.init.orthogonal_(self.word.weight)
-        self.around = nn.Linear(MODEL, DIM)
-        nn.init.zeros_(self.around.weight)
-        nn.init.zeros_(self.around.bias)
+        self.around = _zero(nn.Linear(MODEL, DIM))
         self.pool = nn.Linear(MODEL, 1)
         self.pool_word = nn.Linear(words.WIDTH, DIM, bias=False)
         nn.init.orthogonal_(self.pool_word.weight)
-        self.pool_item = nn.Linear(MODEL, DIM)
-        nn.init.zeros_(self.pool_item.weight)
-        nn.init.zeros_(self.pool_item.bias)
+        self.pool_item = _zero(nn.Linear(MODEL, DIM))
 
-    def _through(self, vectors: Tensor, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _through(
+        self, vectors: Tensor, meaning: Tensor, x: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        x = x + self.enter(vectors) + self.enter_sense(meaning)
         item = self.item.expand(len(x), 1, MODEL)
         x = torch.cat([item, x], 1)
         mask = F.pad(mask, (1, 0), value=True)
         for block in self.blocks:
             x = block(x, mask)
         x = self.norm(x)
-        tokens = F.pad(self.word(vectors), (0, 0, 1, 0)) + self.around(x)
+        word = self.word(vectors) + self.sense(meaning)
+        tokens = F.pad(word, (0, 0, 1, 0)) + self.around(x)
         share = self.pool(x)[..., 0].masked_fill(~mask, float("-inf")).softmax(1)
-        pooled = self.pool_item(x[:, 0])
-        pooled = pooled + (share[:, 1:, None] * self.pool_word(vectors)).sum(1)
+        word = self.pool_word(vectors) + self.pool_sense(meaning)
+        pooled = self.pool_item(x[:, 0]) + (share[:, 1:, None] * word).sum(1)
         return x, F.normalize(tokens, dim=-1), F.normalize(pooled, dim=-1)
 
 
 class LayoutContext(_Context):
-    """Words of a page -> document tokens, unit rows."""
+    """Words of a page -> document tokens, unit rows.
 
-    def __init__(self) -> None:
-        super().__init__(layers=2)
+    Args:
+        lexicon: what words mean; None: the one that comes with the package.
+    """
+
+    def __init__(self, lexicon: Lexicon | None = None) -> None:
+        super().__init__(2, lexicon)
         self.place = nn.Sequential(nn.Linear(GEOMETRY, MODEL), nn.GELU(), nn.Linear(MODEL, MODEL))
 
-    def forward(self, vectors: Tensor, place: Tensor, mask: Tensor) -> Tokens:
-        """vectors (B, N, WIDTH), place (B, N, GEOMETRY), mask (B, N) -> tokens (B, 1 + N, DIM)."""
-        x = self.enter(vectors) + self.place(place)
-        _, tokens, pooled = self._through(vectors, x, mask)
+    def forward(
+        self, vectors: Tensor, place: Tensor, mask: Tensor, meaning: Tensor | None = None
+    ) -> Tokens:
+        """vectors (B, N, WIDTH), place (B, N, GEOMETRY), mask (B, N) -> tokens (B, 1 + N, DIM).
+
+        meaning: (B, N, MEANING), what the lexicon says of `vectors` where that is known already
+        (training on the same pages again); None: it is asked."""
+        meaning = self.lexicon(vectors) if meaning is None else meaning
+        _, tokens, pooled = self._through(vectors, meaning, self.place(place), mask)
         return Tokens(tokens, F.pad(mask, (1, 0), value=True), pooled)
 
 
 class QueryContext(_Context):
-    """Words of a query -> query tokens; a token's length is its learned weight."""
+    """Words of a query -> query tokens; a token's length is its learned weight.
+
+    Args:
+        lexicon: as in `LayoutContext`.
+    """
 
     MAX_WORDS = 64
 
-    def __init__(self) -> None:
-        super().__init__(layers=1)
+    def __init__(self, lexicon: Lexicon | None = None) -> None:
+        super().__init__(1, lexicon)
         self.position = nn.Parameter(torch.randn(self.MAX_WORDS, MODEL) * 0.02)
         self.weight = nn.Linear(MODEL, 1)
 
-    def forward(self, vectors: Tensor, mask: Tensor) -> Tokens:
-        """vectors (B, N, WIDTH), mask (B, N), N <= MAX_WORDS -> tokens (B, 1 + N, DIM)."""
-        x = self.enter(vectors) + self.position[: vectors.shape[1]]
-        x, tokens, pooled = self._through(vectors, x, mask)
+    def forward(self, vectors: Tensor, mask: Tensor, meaning: Tensor | None = None) -> Tokens:
+        """vectors (B, N, WIDTH), mask (B, N), N <= MAX_WORDS -> tokens (B, 1 + N, DIM).
+
+        meaning: as in `LayoutContext.forward`."""
+        meaning = self.lexicon(vectors) if meaning is None else meaning
+        place = self.position[: vectors.shape[1]].expand(len(vectors), -1, -1)
+        x, tokens, pooled = self._through(vectors, meaning, place, mask)
         weight = F.softplus(self.weight(x) + 0.5)
         return Tokens(tokens * weight, F.pad(mask, (1, 0), value=True), pooled)
+
+
+def _zero(linear: nn.Linear) -> nn.Linear:
+    """Of a part that says nothing before it is trained."""
+    for parameter in linear.parameters():
+        nn.init.zeros_(parameter)
+    return linear

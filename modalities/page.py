@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,10 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modalities import words
+from modalities import lexicon, words
 from modalities.encoder import Batch, Encoder, Role
 from modalities.grid import TokenGrid
 from modalities.layout import DIM, GEOMETRY, LayoutContext, QueryContext, Tokens, geometry
+from modalities.lexicon import Lexicon
 from modalities.reader import GlyphNet, ink_of
 
 WEIGHTS = "page.safetensors"
@@ -34,9 +36,30 @@ P = TypeVar("P", bound="_PageEncoder")
 
 
 class _PageEncoder(Encoder):
-    """What both sides share: the width, and the weights that come with the package."""
+    """What both sides share: the width, the lexicon, and the weights that come with the package.
+
+    Args:
+        lexicon: what words mean; None: the one that comes with the package. Saved beside the
+            weights, so that a saved model keeps its own.
+    """
 
     dim = DIM
+
+    def __init__(self, lexicon: Lexicon | None = None) -> None:
+        super().__init__()
+        self.layout = LayoutContext(lexicon)
+
+    def save(self, folder: Path) -> None:
+        super().save(folder)
+        self.layout.lexicon.save(Path(folder) / lexicon.WEIGHTS)
+
+    @classmethod
+    def build(cls: type[P], config: dict[str, Any], folder: Path) -> P:
+        """ValueError: the folder's lexicon is missing, or none."""
+        path = Path(folder) / lexicon.WEIGHTS
+        if not path.is_file():
+            raise ValueError(f"{path} is missing: {folder} is no folder of a saved {cls.name!r}")
+        return cls(Lexicon.of_bytes(path.read_bytes(), str(path)), **config)
 
     @classmethod
     def shipped(cls: type[P]) -> P:
@@ -46,10 +69,11 @@ class _PageEncoder(Encoder):
         encoder = cls()
         stored = load((files("modalities") / "weights" / WEIGHTS).read_bytes())
         own = encoder.state_dict()
-        missing = own.keys() - stored.keys()
+        missing = {k for k in own.keys() - stored.keys() if "sense." not in k}
         if missing:
             raise ValueError(f"the package's {WEIGHTS} lacks {sorted(missing)}: reinstall lateint")
-        encoder.load_state_dict({k: stored[k].to(own[k].dtype) for k in own})
+        known = {k: stored[k].to(own[k].dtype) for k in own.keys() & stored.keys()}
+        encoder.load_state_dict(known, strict=False)
         return encoder.eval()
 
 
@@ -64,10 +88,9 @@ class PageReader(_PageEncoder):
     name = "page"
     modality = "page"
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, lexicon: Lexicon | None = None) -> None:
+        super().__init__(lexicon)
         self.reader = GlyphNet()
-        self.layout = LayoutContext()
 
     def prepare(self, raw: Sequence[Any], role: Role) -> Batch:
         """Grey pixels, (B, H, W) uint8 padded with white at the right and below, and sizes."""
@@ -116,10 +139,9 @@ class PageText(_PageEncoder):
     name = "page-text"
     modality = "text"
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.layout = LayoutContext()
-        self.query = QueryContext()
+    def __init__(self, lexicon: Lexicon | None = None) -> None:
+        super().__init__(lexicon)
+        self.query = QueryContext(self.layout.lexicon)
 
     def prepare(self, raw: Sequence[Any], role: Role) -> Batch:
         """Word vectors (B, N, WIDTH) with mask; for documents geometry and boxes as well."""

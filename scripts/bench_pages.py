@@ -290,7 +290,8 @@ def main() -> None:
         layout, query, stored = LayoutContext(), QueryContext(), load_file(str(path))
         for module, prefix in ((layout, "layout."), (query, "query.")):
             module.load_state_dict(
-                {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
+                {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)},
+                strict=False,  # one from before meanings says nothing of them
             )
         return layout.eval(), query.eval()
 
