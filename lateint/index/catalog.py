@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from itertools import starmap
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -26,9 +26,8 @@ ID_LIMIT = 4096  # characters
 METADATA_LIMIT = 1 << 20  # characters of JSON per document
 
 
-@dataclass(frozen=True)
-class Document:
-    """One row."""
+class Document(NamedTuple):
+    """One row. A tuple, because a search makes one for every hit."""
 
     number: int
     id: str
@@ -135,13 +134,13 @@ class Catalog:
         rows = self._db.execute(
             f"SELECT doc, id, tokens, metadata, crc FROM documents {where}", params
         )
-        return (Document(*row) for row in self._checked(rows, "documents"))
+        return starmap(Document, self._checked(rows, "documents"))
 
     def _checked(self, rows: Iterable[tuple[Any, ...]], table: str) -> Iterator[tuple[Any, ...]]:
-        for row in rows:
-            if row_checksum(*row[:-1]) != row[-1]:
+        for *row, checksum in rows:
+            if row_checksum(*row) != checksum:
                 raise IndexCorrupt(f"{self.path}: row {row[0]} of table {table} is damaged")
-            yield row[:-1]
+            yield tuple(row)
 
 
 def some(ids: Sequence[str]) -> str:
