@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from token_data import descriptions
 
@@ -41,7 +41,8 @@ class Pair(NamedTuple):
 class Sizes:
     """train: pairs. queries, documents: of a test corpus. manual: pages. dev: queries and documents
     of the development set.
-    long_documents: of each long corpus; pieces: descriptions in a document of each."""
+    long_documents: of each long corpus; pieces: descriptions in a document of each. pages,
+    translated: documents of study_corpora.py's."""
 
     train: int = 3840
     queries: int = 400
@@ -50,9 +51,11 @@ class Sizes:
     manual: int = 1000
     long_documents: int = 200
     pieces: tuple[int, ...] = (1, 2, 4, 8)
+    pages: int = 500
+    translated: int = 300
 
 
-QUICK = Sizes(96, 20, 120, (10, 40), 60, 30, (1, 2))
+QUICK = Sizes(96, 20, 120, (10, 40), 60, 30, (1, 2), 60, 30)
 
 
 @dataclass(frozen=True)
@@ -68,34 +71,33 @@ def material(data: Path, man: Path, sizes: Sizes, kept: Path) -> Material:
     file `kept`, so that a run that is resumed goes on with the same texts."""
     if not kept.exists():
         found = draw(data, man, sizes)
-        value = {
-            "train": found.train,
-            "corpora": {
-                one.name: {
-                    "documents": dict(one.documents),
-                    "queries": dict(one.queries),
-                    "qrels": one.qrels,
-                }
-                for one in (found.dev, *found.tests.values())
-            },
-        }
-        part = kept.with_suffix(".part")
-        part.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
-        part.replace(kept)
+        corpora = {one.name: as_json(one) for one in (found.dev, *found.tests.values())}
+        write_json(kept, {"train": found.train, "corpora": corpora})
     value = json.loads(kept.read_text(encoding="utf-8"))
     corpora = {name: Benchmark(name, **parts) for name, parts in value["corpora"].items()}
     dev = corpora.pop("dev")
     return Material([Pair(*row) for row in value["train"]], dev, corpora)
 
 
+def as_json(one: Benchmark) -> dict[str, Any]:
+    """A corpus of texts; `Benchmark(name, **value)` is the corpus again."""
+    return {
+        "documents": dict(one.documents),
+        "queries": dict(one.queries),
+        "qrels": one.qrels,
+    }
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Whole or not at all."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+    part.replace(path)
+
+
 def draw(data: Path, man: Path, sizes: Sizes) -> Material:
     """Reads lists and pages."""
-    sources = source_packages(data)
-    parts: dict[str, list[Pair]] = {"train": [], "dev": [], "test": []}
-    for name, short, long in descriptions(data):
-        share = int(hashlib.sha256(sources.get(name, name).encode()).hexdigest()[:8], 16) % 10
-        part = "test" if share < 3 else "dev" if share == 3 else "train"
-        parts[part].append(Pair(name, short, _cut(long, WORDS)))
+    parts = split(data)
     wanted = sizes.documents + sizes.long_documents * max(sizes.pieces)
     if len(parts["test"]) < wanted or len(parts["train"]) < sizes.train:
         raise SystemExit(
@@ -118,6 +120,31 @@ def draw(data: Path, man: Path, sizes: Sizes) -> Material:
     return Material(parts["train"][: sizes.train], dev, tests)
 
 
+def split(data: Path) -> dict[str, list[Pair]]:
+    """All descriptions by part, in one order."""
+    sources = source_packages(data)
+    parts: dict[str, list[Pair]] = {"train": [], "dev": [], "test": []}
+    for name, short, long in descriptions(data):
+        parts[part_of(sources.get(name, name))].append(Pair(name, short, cut(long, WORDS)))
+    return parts
+
+
+def more_pairs(data: Path, count: int, kept: Path) -> list[Pair]:
+    """Training pairs, the first of which are those of `material`; kept in a file as that is."""
+    if not kept.exists():
+        write_json(kept, split(data)["train"][:count])
+    pairs = [Pair(*row) for row in json.loads(kept.read_text(encoding="utf-8"))]
+    if len(pairs) < count:
+        raise SystemExit(f"{kept}: {len(pairs)} training pairs; wanted {count}")
+    return pairs[:count]
+
+
+def part_of(source: str) -> str:
+    """To which part all packages of a source package belong: "train", "dev" or "test"."""
+    share = int(hashlib.sha256(source.encode()).hexdigest()[:8], 16) % 10
+    return "test" if share < 3 else "dev" if share == 3 else "train"
+
+
 def corpus(name: str, pairs: Sequence[Pair], queries: int) -> Benchmark:
     """The documents of all pairs; the questions of the first ones."""
     asked = pairs[:queries]
@@ -137,8 +164,8 @@ def long_corpus(pairs: Sequence[Pair], pieces: int, sizes: Sizes) -> Benchmark:
     others = iter(pairs[sizes.long_documents :])
     joined = []
     for pair in targets:
-        texts = [_cut(next(others).document, PIECE) for _ in range(pieces - 1)]
-        texts.insert(generator.randrange(pieces), _cut(pair.document, PIECE))
+        texts = [cut(next(others).document, PIECE) for _ in range(pieces - 1)]
+        texts.insert(generator.randrange(pieces), cut(pair.document, PIECE))
         joined.append(pair._replace(document=" ".join(texts)))
     return corpus(f"long {pieces}", joined, sizes.queries)
 
@@ -184,7 +211,7 @@ def page_pair(name: str, text: str) -> Pair | None:
     """What a manual page is said to do -> its description; None where it says too little."""
     sections = plain_sections(text)
     said = re.split(r"\s+[-–—]+\s+", sections.get("NAME", ""), maxsplit=1)
-    document = _cut(sections.get("DESCRIPTION", ""), WORDS)
+    document = cut(sections.get("DESCRIPTION", ""), WORDS)
     if len(said) < 2 or not 3 <= len(said[1].split()) <= 25 or len(document.split()) < 25:
         return None
     return Pair(name, said[1].strip().rstrip("."), document)
@@ -232,5 +259,6 @@ def _unescaped(text: str) -> str:
     return re.sub(r"\\[&|/,^%c:~)]?", "", text)
 
 
-def _cut(text: str, words: int) -> str:
+def cut(text: str, words: int) -> str:
+    """The first so many words."""
     return " ".join(text.split()[:words])

@@ -12,16 +12,19 @@ than the luck of a seed. What it does:
                 made as a single-vector model on a billion pairs, which favours the single vector.
     training    short -> long descriptions of Debian packages, InfoNCE with in-batch negatives: one
                 run for the single vector, one for many (MaxSim), one for both heads together; the
-                same pairs, steps, batch, rates and temperature; three seeds of projection and order
+                same pairs, steps, batch, rates and temperature; seeds of projection and order. And
+                with a quarter and four times as many pairs, each seen once.
     tests       packages whose source is not in training; manual pages (NAME line -> DESCRIPTION);
                 descriptions hidden in documents of 1, 2, 4 and 8 of them (up to 8 times as long
-                as training saw any), the questions the same
+                as training saw any), the questions the same; pages of manuals asked for with
+                outline titles; descriptions in another language than the question's
     systems     each head, BM25 (SQLite FTS5), each head fused with it by reciprocal ranks; the
                 backbone as it comes, pooled to one vector and with a vector for each token
 
-Stages: prepare (texts and hidden states), train and test (a model at a time: DATA/study/models,
-curves, tests), report (scripts/results/study_single_vs_multi.jsonl, and a table on stdout). `--part
-1/2` takes every second model, so that two processes can share the work after `--stage prepare`.
+Stages: prepare (texts and hidden states), models (trains and tests, a model at a time: DATA/study/
+models, curves, tests), report (scripts/results/study_single_vs_multi.jsonl, and a table on stdout).
+`--part 1/2` takes every second model, so that two processes can share the work after `--stage
+prepare`.
 """
 
 from __future__ import annotations
@@ -29,9 +32,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import time
-from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -41,12 +43,15 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
 from safetensors.torch import load_file, save_file
-from study_data import QUICK, Material, Sizes, material
+from study_corpora import families
+from study_data import QUICK, Material, Pair, Sizes, material, more_pairs, write_json
 from study_encoder import Store, UpperText
+from study_tables import METRICS, SHELF, by_pairs, comparisons, curve, said, shown, summary
 from token_data import weights
 
-from lateint.evaluation import Benchmark, Encoding, InformationRetrieval, compare, evaluate, holm
+from lateint.evaluation import Benchmark, Encoding, InformationRetrieval, evaluate
 from lateint.evaluation.metrics import per_query
+from lateint.heads import MultiVectorConfig, make_head
 from lateint.losses import InfoNCE
 from lateint.model import LateInteractionModel
 from lateint.objective import Objective
@@ -54,25 +59,61 @@ from lateint.scorers import MaxSim
 from modalities.text import TransformerText
 
 NAME = "study_single_vs_multi"
-SETUPS = {"single": ("single",), "multi": ("multi",), "joint": ("multi", "single")}
-SHELF = "off-the-shelf"
-METRICS = ("nDCG@10", "MRR@10", "Recall@1", "Recall@10", "Recall@100")
 FROZEN, DIM, WIDTH = 4, 128, 384
 LENGTH = 64  # tokens of a document in training
 TEMPERATURE = 0.05
+NOTHING: dict[str, Any] = {"cpu_seconds": 0, "corpora": {}}  # of a model that was not tested yet
+FEW = ("packages", "manual pages", "long 4")  # tests of what is no row of the large tables
+
+
+@dataclass(frozen=True)
+class Setup:
+    """heads: trained and tested. learned: whether the query tokens of "multi" have learned weights.
+    start: the setup that it goes on from, with an encoder that stays as it is; "": none."""
+
+    heads: tuple[str, ...] = ("multi", "single")
+    learned: bool = False
+    start: str = ""
+
+
+SETUPS = {
+    SHELF: Setup(),
+    "single": Setup(("single",)),
+    "multi": Setup(("multi",)),
+    "joint": Setup(),
+    # of ablate_scoring_head.py
+    "learned": Setup(("multi",), learned=True),
+    "weights": Setup(("multi",), learned=True, start="multi"),
+}
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A model. pairs: of training, None: as many as the plan says."""
+
+    setup: str
+    seed: int
+    pairs: int | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.setup}{'' if self.pairs is None else f'@{self.pairs}'}-{self.seed}"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """steps, batch: of training. evaluate: steps between looks at the development set."""
+    """seeds, joint: of each head alone, and of both together. pairs: of training, beside the usual
+    number. batch: pairs of a step; each is seen once. evaluate: looks at the development set."""
 
     sizes: Sizes = field(default_factory=Sizes)
     seeds: tuple[int, ...] = (0, 1, 2)
-    steps: int = 60
+    joint: tuple[int, ...] = (0, 1)
+    pairs: tuple[int, ...] = (960, 15360)
     batch: int = 64
-    evaluate: int = 20
+    evaluate: int = 3
     rate: float = 1e-4
     projection_rate: float = 1e-3
+    weight_rate: float = 1e-2
 
 
 def main() -> None:
@@ -86,7 +127,7 @@ def main() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     plan = Plan()
     if arguments.quick:
-        plan = Plan(QUICK, seeds=(0,), steps=6, batch=16, evaluate=3)
+        plan = Plan(QUICK, seeds=(0,), joint=(0,), pairs=(48,), batch=16, evaluate=2)
     study = Study(
         arguments.data, arguments.man, plan, "study-quick" if arguments.quick else "study"
     )
@@ -95,7 +136,7 @@ def main() -> None:
     if arguments.stage in (None, "models"):
         part, _, parts = arguments.part.partition("/")
         for unit in study.units()[int(part) - 1 :: int(parts)]:
-            study.model(*unit)
+            study.model(unit)
     if arguments.stage in (None, "report"):
         study.report(record=not arguments.quick)
 
@@ -108,249 +149,225 @@ class Study:
             (self.folder / part).mkdir(parents=True, exist_ok=True)
         self.weights = weights(data)
         self.texts: Material = material(data, man, plan.sizes, self.folder / "material.json")
+        self.texts.tests.update(families(data, plan.sizes, self.folder / "families.json"))
+        most = max(plan.sizes.train, *plan.pairs)
+        self.pairs: list[Pair] = more_pairs(data, most, self.folder / "pairs.json")
+        if self.pairs[: len(self.texts.train)] != self.texts.train:
+            raise SystemExit(
+                f"{self.folder}: other descriptions than before; begin in a new folder"
+            )
         self.store = Store(self.folder / "hidden", WIDTH)
 
-    def units(self) -> list[tuple[str, int]]:
-        """(setup, seed), in an order that gives a first picture early."""
-        alone = [(setup, seed) for seed in self.plan.seeds for setup in ("multi", "single")]
-        return [(SHELF, 0), *alone, *(("joint", seed) for seed in self.plan.seeds)]
+    def units(self) -> list[Unit]:
+        """In an order that gives a first picture early."""
+        plan = self.plan
+        alone = [Unit(setup, seed) for seed in plan.seeds for setup in ("multi", "single")]
+        together = [Unit("joint", seed) for seed in plan.joint]
+        return [Unit(SHELF, 0), *alone, *together, *self.curve_units()]
+
+    def curve_units(self) -> list[Unit]:
+        """Those with more or fewer pairs."""
+        seed = self.plan.seeds[0]
+        return [Unit(head, seed, n) for n in self.plan.pairs for head in ("multi", "single")]
+
+    def corpora(self, unit: Unit) -> dict[str, Benchmark]:
+        """The tests of a model."""
+        few = unit.pairs is not None or SETUPS[unit.setup].learned
+        return {k: v for k, v in self.texts.tests.items() if not few or k in FEW}
 
     def prepare(self) -> None:
         """Runs the frozen layers over every text."""
-        encoder = self._make(SHELF, 0).encoder("text")
+        encoder = self.make(Unit(SHELF, 0)).encoder("text")
         assert isinstance(encoder, UpperText)
-        queries = [pair.query for pair in self.texts.train]
-        encoder.remember(queries, "query")
-        encoder.remember([pair.document for pair in self.texts.train], "document")
         for corpus in (self.texts.dev, *self.texts.tests.values()):
             started = time.process_time()
             read(encoder, corpus)
             encoder.remember(corpus.queries.values(), "query")
             encoder.remember(corpus.documents.values(), "document")
             say(f"{corpus.name}: hidden states, {time.process_time() - started:.0f} s")
+        read(encoder, self.texts.dev)
+        encoder.remember([pair.query for pair in self.pairs], "query")
+        encoder.remember([pair.document for pair in self.pairs], "document")
 
-    def model(self, setup: str, seed: int) -> None:
-        """Trains and tests one model, unless that was done."""
-        tested = self.folder / "tests" / f"{setup}-{seed}.json"
-        if tested.exists():
+    def model(self, unit: Unit) -> None:
+        """Trains a model and tests it, on what it was not tested on before."""
+        path = self.folder / "tests" / f"{unit.name}.json"
+        kept = self._kept("tests", unit) or deepcopy(NOTHING)
+        todo = {k: v for k, v in self.corpora(unit).items() if k not in kept["corpora"]}
+        if not todo:
             return
         started = time.process_time()
-        model = self._make(setup, seed)
-        if setup != SHELF:
-            self._train(model, setup, seed)
-        found = {}
-        for name, corpus in self.texts.tests.items():
-            encoder = model.encoder("text")
-            assert isinstance(encoder, UpperText)
+        model = self.make(unit)
+        if unit.setup != SHELF:
+            self._train(model, unit)
+        encoder = model.encoder("text")
+        assert isinstance(encoder, UpperText)
+        for name, corpus in todo.items():
             read(encoder, corpus)
             report = evaluate(
                 model,
                 corpus,
-                heads=SETUPS.get(setup, ("multi", "single")),
-                baselines=("bm25", "hybrid") if setup == SHELF else ("hybrid",),
+                heads=SETUPS[unit.setup].heads,
+                baselines=("bm25", "hybrid") if unit.setup == SHELF else ("hybrid",),
                 metrics=METRICS,
                 encoding=Encoding(batch_tokens=4096),
                 permutations=1,
             )
-            found[name] = {
+            kept["corpora"][name] = {
                 row.system: per_query(corpus.qrels, report.runs[row.system], METRICS)
                 for row in report.rows
             }
             shown = ", ".join(f"{row.system} {row.metrics['nDCG@10']:.3f}" for row in report.rows)
-            say(f"{setup} {seed}, {name}: nDCG@10 {shown}")
-        write_json(tested, {"cpu_seconds": round(time.process_time() - started), "corpora": found})
+            say(f"{unit.name}, {name}: nDCG@10 {shown}")
+            now = time.process_time()
+            kept["cpu_seconds"] += round(now - started)
+            started = now
+            write_json(path, kept)
 
-    def _train(self, model: LateInteractionModel, setup: str, seed: int) -> None:
+    def _train(self, model: LateInteractionModel, unit: Unit) -> None:
         from lateint.trainer import Trainer
         from lateint.training_arguments import TrainingArguments
 
-        path = self.folder / "models" / f"{setup}-{seed}.safetensors"
+        path = self.folder / "models" / f"{unit.name}.safetensors"
         if path.exists():
             model.load_state_dict(load_file(path))
             return
-        plan, heads = self.plan, SETUPS[setup]
-        goals = [Objective(InfoNCE(TEMPERATURE), head, MaxSim(mean=True)) for head in heads]
+        plan, setup = self.plan, SETUPS[unit.setup]
+        rates = {r"\.query_weight\.": plan.weight_rate} if setup.learned else {}
+        if setup.start:
+            first = path.with_name(f"{replace(unit, setup=setup.start).name}.safetensors")
+            model.load_state_dict(load_file(first), strict=False)  # all but the weights' net
+        else:
+            rates[r"\.projection\."] = plan.projection_rate
+        goals = [Objective(InfoNCE(TEMPERATURE), head, MaxSim(mean=True)) for head in setup.heads]
+        pairs = self.pairs[: unit.pairs or plan.sizes.train]
+        steps = len(pairs) // plan.batch
         arguments = TrainingArguments(
-            output_dir=str(self.folder / "trainer" / f"{setup}-{seed}"),
+            output_dir=str(self.folder / "trainer" / unit.name),
             per_device_train_batch_size=plan.batch,
-            max_steps=plan.steps,
+            max_steps=steps,
             learning_rate=plan.rate,
-            learning_rates={r"\.projection\.": plan.projection_rate},
+            learning_rates=rates,
+            freeze=[r"^encoders\."] if setup.start else [],
             lr_scheduler_type="cosine",
-            warmup_steps=max(1, plan.steps // 10),
-            logging_steps=max(1, plan.steps // 20),
+            warmup_steps=max(1, steps // 10),
+            logging_steps=max(1, steps // 20),
             eval_strategy="steps",
-            eval_steps=plan.evaluate,
+            eval_steps=max(1, steps // plan.evaluate),
             eval_on_start=True,
             save_strategy="no",
             report_to=[],
-            seed=seed,
+            seed=unit.seed,
             use_cpu=True,
             disable_tqdm=True,
             no_duplicates=True,
         )
-        rows = [{"query": p.query, "document": p.document} for p in self.texts.train]
+        rows = [{"query": pair.query, "document": pair.document} for pair in pairs]
         evaluator = InformationRetrieval.of(
-            self.texts.dev, metrics=["nDCG@10"], heads=heads, name="dev"
+            self.texts.dev, metrics=["nDCG@10"], heads=setup.heads, name="dev"
         )
         trainer = Trainer(model, arguments, rows, loss=goals, evaluator=evaluator)
         trainer.train()
-        write_json(self.folder / "curves" / f"{setup}-{seed}.json", trainer.state.log_history)
+        write_json(self.folder / "curves" / f"{unit.name}.json", trainer.state.log_history)
         state = {k: v.contiguous() for k, v in model.state_dict().items()}
         save_file(state, path)
 
-    def _make(self, setup: str, seed: int) -> LateInteractionModel:
+    def make(self, unit: Unit) -> LateInteractionModel:
         """The backbone with a fresh projection; off the shelf: with none (the identity)."""
-        torch.manual_seed(seed)
+        shelf = unit.setup == SHELF
+        torch.manual_seed(unit.seed)
         text = TransformerText.from_pretrained(
             self.weights,
-            dim=WIDTH if setup == SHELF else DIM,
+            dim=WIDTH if shelf else DIM,
             query_length=32,
             document_length=LENGTH,
             query_marker=None,
             document_marker=None,
             query_expansion=False,
         )
-        if setup == SHELF:
+        if shelf:
             torch.nn.init.eye_(text.projection.weight)
         else:
             torch.nn.init.orthogonal_(text.projection.weight)
-        return LateInteractionModel({"text": UpperText(text, FROZEN, self.store)}).eval()
+        encoders = {"text": UpperText(text, FROZEN, self.store)}
+        if SETUPS[unit.setup].learned:
+            head = make_head("multi", MultiVectorConfig(queries="learned", width=DIM))
+            return LateInteractionModel(encoders, {"multi": head}).eval()
+        return LateInteractionModel(encoders).eval()
 
     def report(self, record: bool) -> None:
         """Tables of what is there: means and deviations over seeds, tests over queries."""
-        values = self._values()
+        usual = [unit for unit in self.units() if unit.pairs is None]
         lines: list[dict[str, Any]] = []
-        for corpus, systems in values.items():
+        for corpus, systems in self.values(usual).items():
             table = summary(systems)
             line = {
                 "table": "scores",
                 "corpus": corpus,
                 "documents": len(self.texts.tests[corpus].documents),
-                "queries": len(next(iter(next(iter(systems.values())).values()))["nDCG@10"]),
+                "queries": len(self.texts.tests[corpus].asked()),
                 "systems": table,
                 "comparisons": comparisons(systems),
             }
             lines.append(line)
             print(f"\n{corpus}: {line['documents']} documents, {line['queries']} queries")
-            print(shown(table))
-            for one in line["comparisons"]:
-                print(
-                    f"  {one['a']} - {one['b']}: {one['difference']:+.4f} "
-                    f"[{one['low']:+.4f}, {one['high']:+.4f}], p {one['p_holm']:.4f}"
-                )
-        curves = {
-            path.stem: json.loads(path.read_text())
-            for path in sorted((self.folder / "curves").glob("*.json"))
-        }
-        lines.append({"table": "curves", "runs": {k: curve(v) for k, v in curves.items()}})
-        plan = asdict(self.plan)
+            print(shown(table), *map(said, line["comparisons"]), sep="\n")
+        lines.append({"table": "pairs", "corpora": self._by_pairs()})
+        curves = {unit.name: curve(self._kept("curves", unit) or []) for unit in self.units()}
+        lines.append({"table": "curves", "runs": {k: v for k, v in curves.items() if v}})
         spent = {
-            path.stem: json.loads(path.read_text())["cpu_seconds"]
-            for path in sorted((self.folder / "tests").glob("*.json"))
+            unit.name: kept["cpu_seconds"]
+            for unit in self.units()
+            if (kept := self._kept("tests", unit))
         }
-        lines.append(
-            {"table": "plan", **plan, "length": LENGTH, "frozen": FROZEN, "cpu_seconds": spent}
-        )
+        steps = self.plan.sizes.train // self.plan.batch
+        facts = {"steps": steps, "length": LENGTH, "frozen": FROZEN, "cpu_seconds": spent}
+        lines.append({"table": "plan", **asdict(self.plan), **facts})
         if record:
             import results
 
             for line in lines:
                 results.record(NAME, **line)
 
-    def _values(self) -> dict[str, dict[str, dict[str, Any]]]:
-        """corpus -> system -> seed -> metric -> query -> value."""
+    def values(self, units: list[Unit]) -> dict[str, dict[str, dict[str, Any]]]:
+        """corpus -> system -> seed -> metric -> query -> value, of the models that are there."""
         found: dict[str, dict[str, dict[str, Any]]] = {}
-        for path in sorted((self.folder / "tests").glob("*.json")):
-            setup, seed = path.stem.rsplit("-", 1)
-            for corpus, systems in json.loads(path.read_text())["corpora"].items():
+        for unit in units:
+            for corpus, systems in (self._kept("tests", unit) or {"corpora": {}})[
+                "corpora"
+            ].items():
                 for system, metrics in systems.items():
-                    name = system if setup in SETUPS and setup != "joint" else f"{setup} {system}"
-                    name = "BM25" if system == "BM25" else name
-                    found.setdefault(corpus, {}).setdefault(name, {})[seed] = metrics
-        return found
+                    plain = system == "BM25" or unit.setup in ("multi", "single")
+                    name = system if plain else f"{unit.setup} {system}"
+                    found.setdefault(corpus, {}).setdefault(name, {})[str(unit.seed)] = metrics
+        return {name: found[name] for name in self.texts.tests if name in found}
+
+    def _by_pairs(self) -> dict[str, Any]:
+        """corpus -> what `by_pairs` says of the first seed's models."""
+        usual = self.plan.sizes.train
+        counts = sorted({*self.plan.pairs, usual})
+        systems: dict[str, dict[str, Any]] = {}
+        for head in ("multi", "single"):
+            for count in counts:
+                unit = Unit(head, self.plan.seeds[0], None if count == usual else count)
+                for corpus, found in (self._kept("tests", unit) or NOTHING)["corpora"].items():
+                    if corpus in FEW:
+                        systems.setdefault(corpus, {})[f"{head} {count}"] = {"0": found[head]}
+        return {name: by_pairs(name, some, counts) for name, some in systems.items()}
+
+    def _kept(self, part: str, unit: Unit) -> Any:
+        path = self.folder / part / f"{unit.name}.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def read(encoder: UpperText, corpus: Benchmark) -> None:
     """Lets an encoder read as much of a document as this corpus has: LENGTH a piece."""
-    pieces = int(corpus.name.split()[1]) if corpus.name.startswith("long") else 1
+    kind, _, number = corpus.name.partition(" ")
+    pieces = 8 if kind == "pages" else 2 if kind.startswith("en-") else 1
     text = encoder.lower[0]
-    text.settings = replace(text.settings, document_length=LENGTH * pieces)
-
-
-def summary(systems: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """system -> metric -> mean over seeds; and "seeds", "sd" (of nDCG@10 over seeds)."""
-    table: dict[str, dict[str, Any]] = {}
-    for system, seeds in systems.items():
-        by_metric = {
-            metric: [statistics.fmean(one[metric].values()) for one in seeds.values()]
-            for metric in METRICS
-        }
-        row: dict[str, Any] = {m: round(statistics.fmean(v), 4) for m, v in by_metric.items()}
-        first = by_metric["nDCG@10"]
-        row["by_seed"] = [round(value, 4) for value in first]
-        row["sd"] = round(statistics.stdev(first), 4) if len(first) > 1 else None
-        table[system] = row
-    return dict(sorted(table.items(), key=lambda item: -item[1]["nDCG@10"]))
-
-
-PAIRS = (
-    ("multi", "single"),
-    ("multi", "BM25"),
-    ("single", "BM25"),
-    ("multi + BM25", "multi"),
-    ("multi + BM25", "BM25"),
-    ("single + BM25", "BM25"),
-    ("multi + BM25", "single + BM25"),
-    ("joint multi", "multi"),
-    ("joint single", "single"),
-    ("multi", f"{SHELF} multi"),
-    ("single", f"{SHELF} single"),
-)
-
-
-def comparisons(systems: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Paired tests of nDCG@10 over queries, each query's mean over seeds; Holm over all pairs."""
-    found = []
-    for a, b in PAIRS:
-        if a in systems and b in systems:
-            result = compare(_mean(systems[a]), _mean(systems[b]))
-            found.append({"a": a, "b": b, **result.to_json()})
-    corrected = holm([one["p_value"] for one in found])
-    return [{**one, "p_holm": p} for one, p in zip(found, corrected, strict=True)]
-
-
-def _mean(seeds: Mapping[str, Any]) -> dict[str, float]:
-    tables = [one["nDCG@10"] for one in seeds.values()]
-    return {query: statistics.fmean(table[query] for table in tables) for query in tables[0]}
-
-
-def curve(history: list[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:
-    """What was logged -> name -> (step, value): the loss, and the development set's nDCG@10."""
-    found: dict[str, list[tuple[int, float]]] = {}
-    for entry in history:
-        for key, value in entry.items():
-            if key == "loss" or key.startswith("eval_dev"):
-                name = key.removeprefix("eval_")
-                found.setdefault(name, []).append((int(entry["step"]), round(float(value), 4)))
-    return found
-
-
-def shown(table: Mapping[str, Mapping[str, Any]]) -> str:
-    """The table as Markdown."""
-    lines = [f"| system | {' | '.join(METRICS)} | sd |", "|---" * (len(METRICS) + 2) + "|"]
-    for system, row in table.items():
-        cells = [f"{row[metric]:.3f}" for metric in METRICS]
-        cells.append("" if row["sd"] is None else f"{row['sd']:.3f}")
-        lines.append(f"| {system} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Whole or not at all."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(value), encoding="utf-8")
-    part.replace(path)
+    text.settings = replace(
+        text.settings, document_length=LENGTH * (int(number) if kind == "long" else pieces)
+    )
 
 
 def say(text: str) -> None:

@@ -38,7 +38,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +80,10 @@ def descriptions(data: Path) -> list[tuple[str, str, str]]:
     return kept
 
 
-def parse(block: str) -> tuple[str, str, str] | None:
-    """One entry of a Translation-en file; None where the text says too little."""
+def parse(block: str, language: str = "en") -> tuple[str, str, str] | None:
+    """One entry of a Translation file; None where the text says too little."""
     package = re.search(r"^Package: (\S+)", block, re.M)
-    text = re.search(r"^Description-en: (.+)\n((?: .*\n?)+)", block + "\n", re.M)
+    text = re.search(rf"^Description-{language}: (.+)\n((?: .*\n?)+)", block + "\n", re.M)
     if not package or not text:
         return None
     lines = [line.strip() for line in text[2].splitlines()]
@@ -92,14 +92,14 @@ def parse(block: str) -> tuple[str, str, str] | None:
     return (package[1], text[1].strip(), long) if len(long.split()) >= 8 else None
 
 
-def fetch_lists(folder: Path) -> None:
-    """Package lists with English descriptions into `folder`, by apt, beside the machine's own."""
+def fetch_lists(folder: Path, languages: Sequence[str] = ("en",)) -> None:
+    """Package lists with descriptions into `folder`, by apt, beside the machine's own."""
     (folder / "lists" / "partial").mkdir(parents=True, exist_ok=True)
     (folder / "cache" / "archives" / "partial").mkdir(parents=True, exist_ok=True)
     options = {
         "Dir::State::Lists": folder.resolve() / "lists",
         "Dir::Cache": folder.resolve() / "cache",
-        "Acquire::Languages": "en",
+        "Acquire::Languages": ",".join(languages),
         "Acquire::GzipIndexes": "false",
         "APT::Sandbox::User": "root",
     }
