@@ -7,7 +7,6 @@ reader's lattice its centre lies, what it is, and what stands before and after i
 from __future__ import annotations
 
 import gzip
-import io
 import random
 import shutil
 import sys
@@ -16,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFilter
+import scans
+from PIL import Image
 
 from modalities import pdf, words
 from modalities.reader import CELL
@@ -25,6 +25,11 @@ TRAINING = (
     "texlive-publishers-doc", "texlive-pictures-doc", "texlive-latex-recommended-doc",
     "texlive-science-doc", "texlive-humanities-doc", "texlive-lang-english", "r-doc-pdf",
     "erlang-doc", "db5.3-doc", "linuxcnc-doc-en", "pari-doc",
+)  # fmt: skip
+CYRILLIC = (  # of texlive-lang-cyrillic: those whose text layer says what is printed
+    "lshort-bg.pdf", "lshort-ukr.pdf", "mpman-ru.pdf", "texlive-ru.pdf", "texlive-sr.pdf",
+    "eskdx.pdf", "ugost2008n.pdf", "ugost2008s.pdf", "gost2008ns.pdf", "rules60.pdf",
+    "rules_ph.pdf", "churchslavonic-ru.pdf", "pst-eucl-docBG.pdf", "proba.pdf",
 )  # fmt: skip
 CENTRE_RISE = 0.22  # of the line's height: from the baseline up to the middle of small letters
 
@@ -45,6 +50,11 @@ def pdfs(root: Path, packages: tuple[str, ...]) -> list[Path]:
         unpack(root / "pkg" / package)
         found += sorted(p for p in (root / "pkg" / package).rglob("*.pdf") if p.is_file())
     return found
+
+
+def cyrillic(root: Path) -> list[Path]:
+    """The PDFs with Cyrillic print below root/pkg; none where the package is not there."""
+    return [p for p in pdfs(root, ("texlive-lang-cyrillic",)) if p.name in CYRILLIC]
 
 
 @dataclass
@@ -91,27 +101,6 @@ def characters(glyphs: pdf.Glyphs) -> Characters:
     return Characters(table[:, 0], table[:, 1], table[:, 2], here, before, after)
 
 
-def soil(image: Image.Image, rng: random.Random) -> np.ndarray:
-    """Ink in 0..1 (float32) of a grey crop, made a little worse as the world does."""
-    if rng.random() < 0.15:
-        image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 0.8)))
-    if rng.random() < 0.1:
-        packed = io.BytesIO()
-        image.save(packed, "JPEG", quality=rng.randint(30, 80))
-        image = Image.open(packed)
-    ink = 1 - np.asarray(image, dtype=np.float32) / 255
-    if rng.random() < 0.3:
-        ink = ink * rng.uniform(0.4, 1.0) + rng.uniform(0, 0.15)
-    if rng.random() < 0.05:
-        ink = 1 - ink
-    if rng.random() < 0.25:
-        noise = np.random.default_rng(rng.getrandbits(32)).normal(
-            0, rng.uniform(0.01, 0.1), ink.shape
-        )
-        ink = ink + noise.astype(np.float32)
-    return np.clip(ink, 0, 1)
-
-
 @dataclass
 class Crop:
     """ink (H, W) float32; cells (N, 2) row and column of labelled cells with the share of the
@@ -127,9 +116,15 @@ class Crop:
 BLUR_ROWS = 0.15  # a centre this near a cell's edge (in cells) belongs to both rows
 
 
-def cut(image: Image.Image, chars: Characters, size: tuple[int, int], rng: random.Random) -> Crop:
-    """A crop of a grey page around a character, with the labels inside it: half of them around one
-    of a size that is unusual on its page, where there is one."""
+def cut(
+    image: Image.Image,
+    chars: Characters,
+    size: tuple[int, int],
+    rng: random.Random,
+    hard: float = 0.5,
+) -> Crop:
+    """A crop of a grey page around a character, scanned somehow (badly for a share of `hard`), with
+    the labels inside it: half of them around one of a size that is unusual on its page."""
     width, height = image.size
     rows, columns = size
     unusual = np.flatnonzero(np.abs(np.log(chars.height / np.median(chars.height))) > 0.12)
@@ -137,48 +132,72 @@ def cut(image: Image.Image, chars: Characters, size: tuple[int, int], rng: rando
         pick = int(rng.choice(unusual.tolist()))
     else:
         pick = rng.randrange(len(chars.x))
-    left = int(chars.x[pick] * width - rng.uniform(0.1, 0.9) * columns)
-    top = int(chars.y[pick] * height - rng.uniform(0.1, 0.9) * rows)
+    x, y = chars.x * width, chars.y * height
+    left = int(x[pick] - rng.uniform(0.1, 0.9) * columns)
+    top = int(y[pick] - rng.uniform(0.1, 0.9) * rows)
     left = max(min(left, width - columns), min(0, width - columns))
     top = max(min(top, height - rows), min(0, height - rows))
     paper = int(np.median(np.asarray(image)[::8, ::8]))
-    crop = Image.new("L", (columns, rows), paper)
-    crop.paste(image, (-left, -top))
-    x, y = (chars.x * width - left) / CELL[1], (chars.y * height - top) / CELL[0]
-    inside = (x >= 0) & (x < columns // CELL[1]) & (y >= 0) & (y < rows // CELL[0])
-    x, y = x[inside], y[inside]
-    classes = np.stack([chars.here, chars.before, chars.after], axis=1)[inside]
-    tall = chars.height[inside] * height
-    row, column = np.floor(y).astype(np.int64), np.floor(x).astype(np.int64)
-    part = y - row
-    cells, share, kept = [np.stack([row, column], 1)], [np.ones(len(row))], [np.arange(len(row))]
+    scan = scans.any_scan(rng, hard)
+    if scan.straight:
+        crop = Image.new("L", (columns, rows), paper)
+        crop.paste(image, (-left, -top))
+        x, y = x - left, y - top
+    else:
+        place = np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1]], dtype=np.float64)
+        homography = place @ scans.matrix(scan, (left + columns / 2, top + rows / 2))
+        crop = scans.warp(image, homography, (columns, rows), paper)
+        x, y = scans.moved(homography, x, y)
+    cells, share, index = _cells(x / CELL[1], y / CELL[0], columns // CELL[1], rows // CELL[0])
+    classes = np.stack([chars.here, chars.before, chars.after], axis=1)[index]
+    tall = (chars.height[index] * height).astype(np.float32)
+    return Crop(scans.soil(crop, scan, rng.getrandbits(32)), cells, share, classes, tall)
+
+
+def _cells(
+    x: np.ndarray, y: np.ndarray, columns: int, rows: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row and column (N, 2) of the cells that centres (in cells) fall into, each centre's share,
+    and the centre's index; a centre near the edge between two rows belongs to both in part."""
+    inside = np.flatnonzero((x >= 0) & (x < columns) & (y >= 0) & (y < rows))
+    row, column = np.floor(y[inside]).astype(np.int64), np.floor(x[inside]).astype(np.int64)
+    part = y[inside] - row
+    cells, share, kept = [np.stack([row, column], 1)], [np.ones(len(row))], [inside]
     for side, near in ((-1, BLUR_ROWS - part), (1, part - (1 - BLUR_ROWS))):
-        other = np.flatnonzero((near > 0) & (row + side >= 0) & (row + side < rows // CELL[0]))
+        other = np.flatnonzero((near > 0) & (row + side >= 0) & (row + side < rows))
         lost = near[other] / (2 * BLUR_ROWS)
         share[0][other] -= lost
         cells.append(np.stack([row[other] + side, column[other]], 1))
         share.append(lost)
-        kept.append(other)
-    index = np.concatenate(kept)
-    return Crop(
-        soil(crop, rng), np.concatenate(cells), np.concatenate(share).astype(np.float32),
-        classes[index], tall[index].astype(np.float32),
-    )  # fmt: skip
+        kept.append(inside[other])
+    together = np.concatenate(share).astype(np.float32)
+    return np.concatenate(cells), together, np.concatenate(kept)
 
 
-def crops(paths: list[Path], size: tuple[int, int], seed: int) -> Iterator[Crop]:
-    """Endless crops from random pages: a file by the root of its pages, then six of its pages."""
+CYRILLIC_SHARE = 0.2  # of the public pages, where there are any
+
+
+def crops(
+    paths: list[Path],
+    size: tuple[int, int],
+    seed: int,
+    others: list[Path] | None = None,
+    hard: float = 0.5,
+) -> Iterator[Crop]:
+    """Endless crops from random pages: a file by the root of its pages, then six of its pages;
+    CYRILLIC_SHARE of them from `others`, if given. hard: see `cut`."""
     rng = random.Random(seed)
     counts: dict[Path, int] = {}
-    for path in paths:
+    for path in [*paths, *(others or [])]:
         try:
             counts[path] = pdf.page_count(path)
         except pdf.PdfError as error:
             print(f"left out: {error}", file=sys.stderr)
-    files = list(counts)
-    weights = [min(counts[path], 100) ** 0.5 for path in files]
+    pools = [[p for p in pool if p in counts] for pool in (paths, others or [])]
+    weights = [[min(counts[path], 100) ** 0.5 for path in pool] for pool in pools]
     while True:
-        path = rng.choices(files, weights)[0]
+        which = int(bool(pools[1]) and rng.random() < CYRILLIC_SHARE)
+        path = rng.choices(pools[which], weights[which])[0]
         numbers = sorted(rng.sample(range(1, counts[path] + 1), min(6, counts[path])))
         # the larger ones show print as large as headings and slides have it
         dpi = rng.choice((100, 100, rng.uniform(75, 135), rng.uniform(120, 220)))
@@ -191,5 +210,5 @@ def crops(paths: list[Path], size: tuple[int, int], seed: int) -> Iterator[Crop]
             chars = characters(layers[page.number])
             if len(chars.x) < 30:
                 continue
-            for _ in range(2):
-                yield cut(page.image, chars, size, rng)
+            for _ in range(3):
+                yield cut(page.image, chars, size, rng, hard)

@@ -6,7 +6,8 @@
 Stages, each by its name as well; what is there already is not made again, and what was cut off
 resumes:
     collect   words, boxes and outline titles of text layers    RUN/corpus.safetensors
-    read      pixels -> characters and words                    RUN/read/reader.safetensors
+    read      pixels -> characters: Latin, clean (RUN/read), then scans, Cyrillic and Greek as
+              well                                              RUN/read-2/reader.safetensors
     spelt     context of words, spelt from the text layer       RUN/spelt/context.safetensors
     gather    what the reader sees on the pages of the corpus   RUN/readings.safetensors
     seen      context of words, as the reader saw them          RUN/seen/context.safetensors
@@ -32,10 +33,12 @@ import read_pages
 import synthetic_pages
 import torch
 import train_context
+from safetensors.torch import load_file
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 from training_run import Run
 
+from modalities import words
 from modalities.reader import CELL, GlyphNet
 
 CROP = (384, 256)
@@ -44,17 +47,20 @@ SEED = 7
 
 class Crops(IterableDataset[Any]):
     """Batches of crops, half of public pages and half of pages drawn from fonts; the seed moves
-    with the step that training resumes from."""
+    with the step that training resumes from. wide: bad scans, Cyrillic and Greek among them."""
 
-    def __init__(self, args: argparse.Namespace, batch: int, seed: int) -> None:
+    def __init__(self, args: argparse.Namespace, batch: int, seed: int, wide: bool) -> None:
         self.paths = page_data.pdfs(args.data, page_data.TRAINING)
         self.corpus, self.fonts = collect(args), args.data / "fonts"
-        self.batch, self.seed = batch, seed
+        self.others = synthetic_pages.other_texts(args.data) if wide else {}
+        self.cyrillic = page_data.cyrillic(args.data) if wide else []
+        self.batch, self.seed, self.hard = batch, seed, 0.5 if wide else 0.0
 
     def __iter__(self) -> Iterator[Any]:
-        real = page_data.crops(self.paths, CROP, self.seed)
+        real = page_data.crops(self.paths, CROP, self.seed, self.cyrillic, self.hard)
         corpus = layout_data.Corpus.load(self.corpus)
-        drawn = synthetic_pages.crops(self.fonts, corpus, CROP, self.seed)
+        drawer = synthetic_pages.Drawer(self.fonts, corpus, self.others)
+        drawn = synthetic_pages.crops(drawer, CROP, self.seed, self.hard)
         while True:
             yield collate([next(drawn if i % 2 else real) for i in range(self.batch)])
 
@@ -118,19 +124,44 @@ def reading_loss(
 
 
 def read(args: argparse.Namespace) -> Path:
-    """Pixels to characters: crops of rendered and drawn pages, labelled by their text layer."""
+    """Pixels to characters, from crops of rendered and drawn pages, labelled by their text layer.
+
+    Clean Latin print first, then all else beside it: what the first run learnt is kept.
+    """
     torch.manual_seed(SEED)
     net = GlyphNet().to(memory_format=torch.channels_last)
-    run = Run(args.out / "read", net, 3e-3, args.read_steps, name="reader", weight_decay=0.01)
-    if run.step < run.steps:
-        crops = Crops(args, 8, SEED + run.step)
-        net.train()
-        for batch in DataLoader(crops, batch_size=None, num_workers=1, prefetch_factor=8):
-            loss, facts = reading_loss(net, batch)
-            run.update(loss, facts, warm_up=100, clip=2.0, decay=0.998)
-            if run.step >= run.steps:
-                break
-    return run.result
+    first = Run(args.out / "read", net, 3e-3, args.read_steps, name="reader", weight_decay=0.01)
+    if first.step < first.steps:
+        read_crops(args, net, first, wide=False)
+    net.load_state_dict(load_file(str(first.result)))
+    fresh_letters(net)
+    second = Run(args.out / "read-2", net, 1e-3, args.wide_steps, name="reader", weight_decay=0.01)
+    if second.step < second.steps:
+        read_crops(args, net, second, wide=True)
+    return second.result
+
+
+def read_crops(args: argparse.Namespace, net: GlyphNet, run: Run, *, wide: bool) -> None:
+    crops = Crops(args, 8, SEED + run.step + (1_000_000 if wide else 0), wide)
+    net.train()
+    for batch in DataLoader(crops, batch_size=None, num_workers=1, prefetch_factor=8):
+        loss, facts = reading_loss(net, batch)
+        run.update(loss, facts, warm_up=100, clip=2.0, decay=0.998)
+        if run.step >= run.steps:
+            break
+
+
+@torch.no_grad()
+def fresh_letters(net: GlyphNet) -> None:
+    """Makes letters that the first run has not met as likely as rare ones, so that they can be
+    learnt."""
+    latin, known = len(words.LATIN), len(words.LETTERS)
+    start = 0
+    for size in (words.CLASSES, words.NEIGHBOURS, words.NEIGHBOURS):
+        rows = slice(start + latin, start + known)
+        torch.nn.init.normal_(net.classes.weight[rows], std=0.05)
+        net.classes.bias[rows] = net.classes.bias[start : start + latin].min() - 1
+        start += size
 
 
 def training_pdfs(data: Path) -> list[Path]:
@@ -205,6 +236,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--read-steps", type=int, default=5000)
+    parser.add_argument("--wide-steps", type=int, default=1400)
     parser.add_argument("--spelt-steps", type=int, default=700)
     parser.add_argument("--seen-steps", type=int, default=200)
     parser.add_argument("--files", type=int, default=800, help="PDFs to collect words from")
