@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from lateint.data.columns import Column, DataError, Example, Item, make_item
-from lateint.data.items import PAGE_DPI, file_item, page_item
+from lateint.data.items import file_item, page_item
 from lateint.data.rows import stream_json_lines
 from lateint.data.sets import ExampleSet
+from lateint.openers import PAGE_DPI
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 RECORDINGS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff")

@@ -1,51 +1,17 @@
-"""Raw items of other modalities than text, opened when a batch is made and not before.
+"""Raw items of other modalities than text as training reads them: what a column holds -> `Item`.
 
-Files are named in tables relative to the table's folder: "gull.jpg", "report.pdf#page=3",
-"gull.wav". What is opened goes through `modalities.media` and `modalities.pdf` and their limits.
+Files and bytes are opened when a batch is made and not before (`lateint.openers`).
 """
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lateint.data.columns import DataError, Item, key_of
-
-PAGE_DPI = 100.0  # of rendered PDF pages: what a collection does unless told otherwise
-
-
-@dataclass(frozen=True)
-class PdfPage:
-    """A page of a PDF, rendered when it is opened. number: from 1."""
-
-    path: Path
-    number: int
-    dpi: float = PAGE_DPI
-
-    def open(self) -> Any:
-        from modalities import pdf
-
-        return next(iter(pdf.pages(self.path, dpi=self.dpi, numbers=[self.number]))).image
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A file's bytes out of a table (parquet, `datasets`)."""
-
-    data: bytes
-    modality: str
-
-    def open(self) -> Any:
-        from modalities.media import open_audio, open_image
-
-        # through a file, so that bytes meet the same door and the same limits as files do
-        with tempfile.TemporaryDirectory() as name:
-            path = Path(name) / "item"
-            path.write_bytes(self.data)
-            return open_audio(path) if self.modality == "audio" else open_image(path)
+from lateint.openers import PAGE_DPI, ItemError, PdfPage, Stored, named
 
 
 @dataclass(frozen=True)
@@ -100,17 +66,13 @@ def media_item(value: Any, modality: str, where: str, folder: Path | None) -> It
 
 
 def _file(value: str | Path, modality: str, where: str, folder: Path | None) -> Item:
-    name, _, place = str(value).partition("#page=")
-    path = Path(name) if folder is None else folder / name
-    if folder is not None and not path.resolve().is_relative_to(folder.resolve()):
-        raise DataError(f"{where}: {name!r} lies outside of {folder}")
-    if not path.is_file():
-        raise DataError(f"{where}: {path}: no such file")
-    if path.suffix.lower() == ".pdf":
-        if not place.isdecimal() or int(place) < 1:
-            raise DataError(f"{where}: {str(value)!r} names no page; wanted {name}#page=3")
-        return page_item(path, int(place), modality=modality)
-    return file_item(path, modality)
+    try:
+        found = named(value, folder)
+    except ItemError as error:
+        raise DataError(f"{where}: {error}") from error
+    if isinstance(found, PdfPage):
+        return page_item(found.path, found.number, modality=modality)
+    return file_item(found, modality)
 
 
 def _recording(array: Any, rate: Any, modality: str, where: str) -> Item:

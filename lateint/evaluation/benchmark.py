@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import json
 import random
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,11 +26,11 @@ from typing import Any
 
 from lateint.evaluation.metrics import judged
 from lateint.evaluation.qrels_run import BenchmarkError, Qrels, read_qrels
+from lateint.openers import PAGE_DPI, ItemError, PdfPage, Stored, named
 
 MEDIA = ("page", "image", "audio")  # fields that name a file, and its modality
 MAX_RECORD = 16 << 20  # bytes of a line of corpus.jsonl
 MAX_RECORDS = 50_000_000
-PAGE_DPI = 100  # of rendered PDF pages: what a collection does unless told otherwise
 _IDS = {"corpus": ("_id", "corpus-id", "id"), "queries": ("_id", "query-id", "id")}
 
 
@@ -214,42 +213,20 @@ def _read_side(folder: Path, side: str, modality: str | None, dpi: float) -> _Si
 
 def _opener(folder: Path, field: str, value: Any, dpi: float, where: str) -> Callable[[], Any]:
     if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
-        return lambda: _from_bytes(value["bytes"], field)
+        return Stored(value["bytes"], field).open
     if isinstance(value, dict):
         value = value.get("path")
     if not isinstance(value, str) or not value:
         raise BenchmarkError(
             f"{where}: wanted the name of a file under {field!r}, got {value!r:.80}"
         )
-    name, _, place = value.partition("#page=")
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder.resolve()):
-        raise BenchmarkError(f"{where}: {value!r} lies outside of {folder}")
-    if not path.is_file():
-        raise BenchmarkError(f"{where}: {path}: no such file")
-    if path.suffix.lower() != ".pdf":
-        return lambda: path
-    if not place.isdecimal() or int(place) < 1:
-        raise BenchmarkError(f"{where}: {value!r} names no page; wanted {name}#page=3")
-    return lambda: _pdf_page(path, int(place), dpi)
-
-
-def _pdf_page(path: Path, number: int, dpi: float) -> Any:
-    from modalities import pdf
-
-    return next(iter(pdf.pages(path, dpi=dpi, numbers=[number]))).image
-
-
-def _from_bytes(data: bytes, field: str) -> Any:
-    """A picture out of a parquet file, through the one door that pictures come in by."""
-    if field == "audio":
-        raise BenchmarkError("audio within a parquet file is not read; name a file instead")
-    from modalities.media import open_image
-
-    with tempfile.TemporaryDirectory() as name:
-        path = Path(name) / "picture"
-        path.write_bytes(data)
-        return open_image(path)
+    try:
+        found = named(value, folder.resolve(), dpi)
+    except ItemError as error:
+        raise BenchmarkError(f"{where}: {error}") from error
+    if isinstance(found, PdfPage):
+        return found.open
+    return lambda: found
 
 
 def _id(record: dict[str, Any], side: str, where: str) -> str:

@@ -14,8 +14,8 @@ from PIL import Image
 
 from lateint import data
 from lateint.data import Column, Columns, DataError
-from lateint.data.items import PdfPage
 from lateint.evaluation import read_benchmark
+from lateint.openers import PdfPage
 
 PAIR = {"q": "red kite", "p": "a bird of prey"}
 

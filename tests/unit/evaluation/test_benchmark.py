@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import wave
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,26 @@ def test_parquet_as_on_the_hub(tmp_path: Path) -> None:
     (tmp_path / "vidore" / "corpus" / "test-00000.parquet").write_bytes(b"PAR1 no more")
     with pytest.raises(BenchmarkError, match="not a parquet file"):
         read_benchmark(tmp_path / "vidore")
+
+
+def test_recordings_in_a_parquet_file(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="comes with the extra 'eval'")
+    from pyarrow import parquet
+
+    with wave.open(str(tmp_path / "tone.wav"), "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(bytes(1600))
+    wav = (tmp_path / "tone.wav").read_bytes()
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "test.tsv").write_text("q\td\t1\n")
+    lines(tmp_path / "queries.jsonl", {"_id": "q", "text": "a tone"})
+    parquet.write_table(
+        pyarrow.table({"_id": ["d"], "audio": [{"bytes": wav, "path": None}]}),
+        tmp_path / "corpus.parquet",
+    )
+    found = read_benchmark(tmp_path)
+    assert found.document_modality == "audio"
+    assert found.documents["d"].rate == 8000 and len(found.documents["d"].samples) == 800
 
 
 def test_a_part_of_a_benchmark(folder: Path) -> None:
