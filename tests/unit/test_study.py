@@ -1,4 +1,5 @@
-"""The study's own parts: its encoder against the one it wraps, and manual pages out of roff."""
+"""The study's own parts: its encoder against the one it wraps, manual pages out of roff, corpora of
+pages and translations, its tables."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny_text
 import torch
@@ -23,9 +25,11 @@ def study(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     import study_data
     import study_encoder
 
+    before = set(sys.modules)
     yield study_data, study_encoder
-    for name in ("study_data", "study_encoder", "token_data"):
-        sys.modules.pop(name, None)
+    for name in ("study_data", "study_encoder", "token_data", *set(sys.modules) - before):
+        if Path(getattr(sys.modules.get(name), "__file__", None) or "/").parent == scripts:
+            sys.modules.pop(name)
 
 
 def tiny() -> TransformerText:
@@ -132,3 +136,92 @@ def test_long_documents_hide_the_same_answers(study: Any) -> None:
     for name, text in short.documents.items():
         assert text in long.documents[name]
         assert len(long.documents[name].split()) == 4 * len(text.split())
+
+
+def entry(package: str, digest: str, language: str, short: str, long: str) -> str:
+    return (
+        f"Package: {package}\nDescription-md5: {digest}\n"
+        f"Description-{language}: {short}\n {long}\n .\n {long}\n"
+    )
+
+
+def test_translations_belong_to_the_same_english_text(study: Any, tmp_path: Path) -> None:
+    import study_corpora
+
+    english, german = (
+        "a small tool that counts the red kites",
+        "ein Werkzeug, das rote Milane zählt",
+    )
+    (tmp_path / "x_Translation-en").write_text(
+        "\n".join(
+            [
+                entry("kite", "1a", "en", "counts kites", english),
+                entry("kite-doc", "1b", "en", "counts kites", english),  # the same question again
+                entry("gull", "2a", "en", "follows ships", english),
+                entry("owl", "3a", "en", "hunts at night", english),
+            ]
+        )
+    )
+    (tmp_path / "x_Translation-de").write_text(
+        "\n".join(
+            [
+                entry("kite", "1a", "de", "zählt Milane", german),
+                entry("kite-doc", "1b", "de", "zählt Milane", german),
+                entry("gull", "2b", "de", "folgt Schiffen", german),  # of an older text
+                entry("owl", "3a", "de", "hunts at night", english),  # not translated
+            ]
+        )
+    )
+    tables = {one: dict(study_corpora.translations(tmp_path, one)) for one in ("en", "de")}
+    assert tables["de"]["kite", "1a"] == ("zählt Milane", f"{german} {german}")
+    assert study_corpora.shared(tables) == [("kite", "1a")]
+
+
+def test_pages_are_asked_for_by_titles_of_two_words(study: Any) -> None:
+    import study_corpora
+    from layout_data import Corpus
+
+    source = Corpus(
+        vocabulary=["red", "kite", "gull"],
+        ids=np.array([0, 1, 2, 2, 0], np.int32),
+        offsets=np.array([0, 2, 4, 5], np.int64),
+        document=np.array([0, 0, 1], np.int32),
+        names=["a.pdf#page=1", "a.pdf#page=2", "b.pdf#page=1"],
+        queries=[("Red Kites", [0]), ("Gulls", [1]), ("Red and Grey", [0, 2])],
+    )
+    found = study_corpora.some_pages(source, 3)
+    assert found.documents == {
+        "0/a.pdf#page=1": "red kite",
+        "0/a.pdf#page=2": "gull gull",
+        "1/b.pdf#page=1": "red",
+    }
+    assert found.queries == {"q0": "Red Kites", "q2": "Red and Grey"}
+    assert found.qrels["q2"] == {"0/a.pdf#page=1": 1, "1/b.pdf#page=1": 1}
+    part = study_corpora.some_pages(source, 2)
+    assert len(part.documents) == 2 and set(part.qrels) < {"q0", "q2"}
+
+
+def test_tables_of_the_study(study: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    import study_tables as tables
+
+    def seed(values: list[float]) -> dict[str, dict[str, float]]:
+        return {m: {f"q{i}": v for i, v in enumerate(values)} for m in tables.METRICS}
+
+    good, bad = [1.0] * 19 + [0.5], [0.5] * 19 + [1.0]
+    systems = {"multi": {"0": seed(good), "1": seed(good)}, "single": {"0": seed(bad)}}
+    rows = tables.summary(systems)
+    assert list(rows) == ["multi", "single"]
+    assert rows["multi"]["nDCG@10"] == 0.975 and rows["multi"]["by_seed"] == [0.975, 0.975]
+    assert rows["multi"]["sd"] == 0 and rows["single"]["sd"] is None
+    (one,) = tables.comparisons(systems)
+    assert (one["a"], one["b"]) == ("multi", "single") and (one["better"], one["worse"]) == (19, 1)
+    assert one["difference"] == pytest.approx(0.45) and one["p_holm"] < 0.01
+    curve = tables.by_pairs(
+        "packages",
+        {"multi 8": {"0": seed(bad)}, "multi 16": {"0": seed(good)}, "single 8": {"0": seed(bad)}},
+        [8, 16],
+    )
+    assert curve["systems"] == {"multi 16": 0.975, "multi 8": 0.525, "single 8": 0.525}
+    pairs = {(test["a"], test["b"]): test["p_holm"] for test in curve["comparisons"]}
+    assert pairs["multi 16", "multi 8"] < 0.01 and pairs["multi 8", "single 8"] == 1
+    assert "multi 16 - multi 8: +0.4500" in capsys.readouterr().out
