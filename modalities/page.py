@@ -69,7 +69,9 @@ class _PageEncoder(Encoder):
         encoder = cls()
         stored = load((files("modalities") / "weights" / WEIGHTS).read_bytes())
         own = encoder.state_dict()
-        missing = {k for k in own.keys() - stored.keys() if "sense." not in k}
+        # parts that came later load without their weights, and then change nothing
+        later = ("sense.", ".early.")
+        missing = {k for k in own.keys() - stored.keys() if not any(part in k for part in later)}
         if missing:
             raise ValueError(f"the package's {WEIGHTS} lacks {sorted(missing)}: reinstall lateint")
         known = {k: stored[k].to(own[k].dtype) for k in own.keys() & stored.keys()}

@@ -73,12 +73,21 @@ class _Conv(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W)
         if self.training or torch.is_grad_enabled():
             return cast(Tensor, super().forward(x))
+        return self.folded(x, *self.how)
+
+    def folded(
+        self,
+        x: Tensor,
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
+    ) -> Tensor:
         conv, norm = cast(nn.Conv2d, self[0]), cast(nn.BatchNorm2d, self[1])
         mean, spread = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
         scale = norm.weight * torch.rsqrt(spread + norm.eps)
         weight = (conv.weight * scale[:, None, None, None]).contiguous(memory_format=LAST)
         x = x.contiguous(memory_format=LAST)
-        return F.conv2d(x, weight, norm.bias - mean * scale, *self.how).relu_()
+        return F.conv2d(x, weight, norm.bias - mean * scale, stride, padding, dilation).relu_()
 
 
 class GlyphNet(nn.Module):
@@ -99,21 +108,20 @@ class GlyphNet(nn.Module):
             _Conv(c[3], c[4], (3, 3), (2, 1)),
         )
         self.line = nn.ModuleList(_Conv(c[4], c[4], (1, 3), (1, 1), d) for d in DILATIONS)
+        # whether a line of print runs along these cells: told before the costly half of the net
+        self.early = nn.Conv2d(c[3], 1, (3, 5), (2, 1), (1, 2))
         self.centre = nn.Conv2d(c[4], 2, 1)  # logit of a character's centre, log of its height
         self.hidden = nn.Linear(c[4], HIDDEN)
         self.classes = nn.Linear(HIDDEN, words.CLASSES + 2 * words.NEIGHBOURS)
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Weights from before Cyrillic and Greek load as they are: such letters are never seen."""
+        """Weights from before Cyrillic and Greek, and from before `early`, load as they are: such
+        letters are never seen, and print is looked for everywhere."""
         widened(state, prefix + "classes.")
+        if prefix + "centre.bias" in state and prefix + "early.bias" not in state:
+            state[prefix + "early.weight"] = torch.zeros_like(self.early.weight)
+            state[prefix + "early.bias"] = torch.full_like(self.early.bias, 10.0)
         super()._load_from_state_dict(state, prefix, *rest)
-
-    def lattice(self, ink: Tensor) -> Tensor:
-        """(B, 1, H, W) ink in 0..1 -> features (B, C, H / 8, W / 2), rounded up."""
-        x = self.stem(ink)
-        for layer in self.line:
-            x = x + layer(x)
-        return x
 
     def characters(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Features of chosen cells (N, C) -> logits of the character here, before and after."""
@@ -121,10 +129,31 @@ class GlyphNet(nn.Module):
         here, before, after = out.split([words.CLASSES, words.NEIGHBOURS, words.NEIGHBOURS], dim=1)
         return here, before, after
 
-    def forward(self, ink: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, C, h, w) and maps (B, 2, h, w): centre logit, log height in cells."""
-        features = self.lattice(ink)
-        return features, self.centre(features)
+    def forward(self, ink: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, 1, H, W) ink in 0..1 -> features (B, C, h, w), maps (B, 2, h, w) of centre logit and
+        log height in cells, and the early logit (B, 1, h, w) of a line; h, w = H / 8, W / 2."""
+        low = self.stem[:-1](ink)
+        features, maps = self._along(self.stem[-1](low))
+        return features, maps, self.early(low.detach())
+
+    def _along(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        for layer in self.line:
+            x = x + layer(x)
+        return x, self.centre(x)
+
+    def lines(self, ink: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of one page (H, W): the rows of cells along which print may run, (R,), with their
+        features (C, R, w) and maps (2, R, w): as `forward` has them, for a part of the cost."""
+        low = self.stem[:-1](ink[None, None])
+        rows = torch.nonzero(torch.sigmoid(self.early(low)[0, 0]).amax(1) > MAYBE)[:, 0]
+        if not len(rows):
+            return rows, low.new_zeros(CHANNELS[-1], 0, 0), low.new_zeros(2, 0, 0)
+        # the three rows that a strided convolution sees for each row of cells, and only those
+        beside = (2 * rows[:, None] + torch.arange(3, device=rows.device)).flatten()
+        low = F.pad(low, (0, 0, 1, 1)).index_select(2, beside)
+        last = cast(_Conv, self.stem[-1])
+        features, maps = self._along(last.folded(low, (3, 1), (0, 1), (1, 1)))
+        return rows, features[0], maps[0]
 
     @torch.inference_mode()
     def read(self, ink: Tensor) -> Reading:
@@ -143,16 +172,23 @@ class GlyphNet(nn.Module):
         top, left, printed = _printed(ink)
         if not printed.numel():
             return _nothing(ink)
-        features, maps = self(printed[None, None])
-        presence = merge(torch.sigmoid(maps[0, 0].float()))
+        rows, features, maps = self.lines(printed)
+        if not len(rows):
+            return _nothing(ink)
+        centres = maps.new_zeros(-(-len(printed) // CELL[0]), maps.shape[2])
+        centres[rows] = torch.sigmoid(maps[0])
+        presence = merge(centres.float())
         row, column = torch.nonzero(presence > PRESENT, as_tuple=True)  # sorted by row, column
         if not len(row):
             return _nothing(ink)
+        place = torch.zeros(len(presence), dtype=torch.long, device=ink.device)
+        place[rows] = torch.arange(len(rows), device=ink.device)
+        at = place[row]
         here, before, after = (
-            logits.float().softmax(1) for logits in self.characters(features[0, :, row, column].T)
+            logits.float().softmax(1) for logits in self.characters(features[:, at, column].T)
         )
         weight = presence[row, column].clamp(max=1)
-        tall = torch.exp(maps[0, 1, row, column].float()) * CELL[0]  # pixels
+        tall = torch.exp(maps[1, at, column].float()) * CELL[0]  # pixels
         word = _words(row, column, tall, before[:, words.BOUNDARY], after[:, words.BOUNDARY])
         count = int(word[-1]) + 1
 
@@ -186,6 +222,7 @@ def widened(state: dict[str, Any], prefix: str) -> None:
 
 
 UNSEEN = -20.0  # the logit of a letter that was not known in training
+MAYBE = 0.05  # of a row's surest cell; rows below it hold no line; lower: more rows, slower
 PRESENT = 0.25  # a cell with less than this is no character's centre; lower: more noise is read
 SURE = 0.4  # mean presence of a word's characters below which it is background
 LARGE = 24.0  # pixels of a line's height from which print is read at half size

@@ -80,17 +80,19 @@ def collate(crops: list[page_data.Crop]) -> dict[str, torch.Tensor]:
 def reading_loss(
     net: GlyphNet, batch: dict[str, torch.Tensor]
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """Centre map (binary), characters and their neighbours (classes), height (log).
+    """Centre map (binary), characters and their neighbours (classes), height (log), early lines.
 
     Cells within 12 pixels of a crop's left or right edge count for nothing: what they would
     have to know is cut off.
     """
     ink = batch["ink"].contiguous(memory_format=torch.channels_last)
-    features, maps = net(ink)
+    features, maps, early = net(ink)
     item, row, column = batch["cell"].unbind(1)
     target = torch.zeros_like(maps[:, 0])
     target.index_put_((item, row, column), batch["share"], accumulate=True)
     target.clamp_(max=1)
+    line = F.max_pool2d(target[:, None], (1, 13), 1, (0, 6)).gt(0.2).float()
+    early_loss = F.binary_cross_entropy_with_logits(early, line)  # changes nothing but `early`
     edge = 12 // CELL[1]
     centre = F.binary_cross_entropy_with_logits(
         maps[:, 0, :, edge:-edge], target[:, :, edge:-edge], reduction="none"
@@ -103,7 +105,7 @@ def reading_loss(
     parts = [F.cross_entropy(x, y) for x, y in zip(logits, classes.unbind(1), strict=True)]
     tall = torch.log(batch["height"][kept] / CELL[0])
     height = F.smooth_l1_loss(maps[:, 1][item, row, column], tall)
-    loss = centre_loss + parts[0] + 0.5 * (parts[1] + parts[2]) + 0.2 * height
+    loss = centre_loss + parts[0] + 0.5 * (parts[1] + parts[2]) + 0.2 * height + early_loss
     with torch.no_grad():
         right = [
             (x.argmax(1) == y).float().mean().item()
@@ -116,6 +118,7 @@ def reading_loss(
         "loss": loss.item(),
         "centre": centre_loss.item(),
         "height": height.item(),
+        "early": early_loss.item(),
         "here": right[0],
         "before": right[1],
         "after": right[2],

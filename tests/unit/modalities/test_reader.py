@@ -10,6 +10,7 @@ from modalities import words
 from modalities.page import PageReader, _grey
 from modalities.reader import (
     CELL,
+    MAYBE,
     GlyphNet,
     Reading,
     ink_of,
@@ -101,12 +102,31 @@ def test_reading_does_not_depend_on_white_margins(net: GlyphNet) -> None:
 def test_the_lattice_has_a_cell_for_every_pixel() -> None:
     net = GlyphNet().eval()
     for height, width in ((64, 40), (65, 41), (1, 1)):
-        features, maps = net(torch.rand(2, 1, height, width))
+        features, maps, early = net(torch.rand(2, 1, height, width))
         rows, columns = -(-height // CELL[0]), -(-width // CELL[1])
         assert features.shape[2:] == (rows, columns) and maps.shape == (2, 2, rows, columns)
+        assert early.shape == (2, 1, rows, columns)
     here, before, after = net.characters(torch.zeros(3, features.shape[1]))
     assert here.shape == (3, words.CLASSES) and before.shape == after.shape
     assert after.shape == (3, words.NEIGHBOURS)
+
+
+def test_rows_without_print_are_passed_over_and_the_others_are_as_ever() -> None:
+    torch.manual_seed(0)
+    net = GlyphNet().eval()
+    torch.nn.init.normal_(net.early.weight, std=0.3)
+    for height, width in ((203, 61), (96, 40)):
+        ink = torch.rand(height, width)
+        with torch.inference_mode():
+            features, maps, early = net(ink[None, None])
+            seen = torch.sigmoid(early[0, 0]).amax(1)
+            net.early.bias += torch.logit(torch.tensor(MAYBE)) - torch.logit(seen.mean())
+            rows, some, part = net.lines(ink)  # of about half of the rows
+            assert 0 < len(rows) < max(2, len(seen))
+            assert torch.allclose(some, features[0][:, rows], atol=1e-5)
+            assert torch.allclose(part, maps[0][:, rows], atol=1e-5)
+            net.early.bias.fill_(-50)
+            assert len(net.lines(ink)[0]) == 0 and len(net.read(ink).boxes) == 0
 
 
 def test_ink_is_dark_print_on_light_paper_whatever_came() -> None:
