@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import sha256
 
 import numpy as np
@@ -61,6 +61,7 @@ _RUN = re.compile(r"[^\W_]+")
 MAX_LETTERS = 40  # of one word; longer runs are data, not language
 
 
+@lru_cache(maxsize=10_000)
 def fold(character: str) -> str:
     """Lower case, without accents, ligatures taken apart, by look: "É" -> "e", "ﬁ" -> "fi",
     "в" -> "b"; "" for marks."""
