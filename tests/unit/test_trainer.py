@@ -296,6 +296,47 @@ def test_activations_are_computed_again_on_request(tmp_path: Path) -> None:
     assert curves[0] == pytest.approx(curves[1], abs=1e-5)
 
 
+def test_bf16_is_near_and_leaves_weights_in_full_precision(tmp_path: Path) -> None:
+    curves = []
+    for half in (False, True):
+        trainer = Trainer(toy.model(), arguments(tmp_path, max_steps=4, bf16=half), PAIRS)
+        trainer.train()
+        curves.append(losses(trainer))
+        assert {value.dtype for value in trainer.retriever.parameters()} == {torch.float32}
+    assert curves[0] != curves[1]  # half precision it was
+    assert curves[0] == pytest.approx(curves[1], rel=0.05)
+
+
+def test_accumulated_steps_are_the_mean_of_their_parts(tmp_path: Path) -> None:
+    """Each part with its own negatives; as many steps of the optimizer as arguments say."""
+
+    def trained(rows: list[dict[str, Any]], **options: Any) -> Trainer:
+        plain = {"optim": "sgd", "max_grad_norm": 0.0, "lr_scheduler_type": "constant"}
+        args = arguments(
+            tmp_path, max_steps=1, train_sampling_strategy="sequential", **plain, **options
+        )
+        model = toy.model()
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        trainer = Trainer(model, args, rows)
+        trainer.train()
+        return trainer
+
+    start = weights(toy.model())["encoders.text.projection.weight"]
+    moves, means = [], []
+    for rows in (PAIRS[:8], PAIRS[8:16]):
+        part = trained(rows)
+        moves.append(part.retriever.state_dict()["encoders.text.projection.weight"] - start)
+        means += losses(part)
+    both = trained(PAIRS[:16], gradient_accumulation_steps=2)
+    moved = both.retriever.state_dict()["encoders.text.projection.weight"] - start
+    assert both.state.global_step == 1
+    assert losses(both) == pytest.approx([sum(means) / 2], abs=1e-4)
+    assert torch.allclose(moved, (moves[0] + moves[1]) / 2, atol=1e-6)
+    assert bool(moved.abs().max() > 1e-4)
+
+
 def test_streams_teachers_and_early_stopping(tmp_path: Path) -> None:
     from transformers import EarlyStoppingCallback
 

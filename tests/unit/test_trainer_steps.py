@@ -23,7 +23,9 @@ from lateint.losses import KL, InfoNCE, Sigmoid
 from lateint.objective import Objective
 from lateint.trainer import Trainer
 from lateint.training_arguments import TrainingArguments
+from modalities.audio import AudioEncoder
 from modalities.image import TimmImage
+from modalities.media import Audio
 
 ROOT = Path(__file__).resolve().parents[2]
 COLOURS = ("red", "green", "blue", "white", "black", "yellow")
@@ -84,6 +86,30 @@ def test_a_mixed_run_trains_both_encoders(tmp_path: Path) -> None:
         k.split(".")[1] for k, v in model.state_dict().items() if not torch.equal(v, before[k])
     }
     assert moved == {"text", "image"}
+
+
+def test_texts_pictures_and_recordings_learn_in_one_step() -> None:
+    """Every query is compared with documents of three modalities, and all three learn."""
+    torch.manual_seed(0)
+    encoders = {
+        "text": toy.text_encoder(),
+        "image": TimmImage.from_timm("test_vit", dim=16, image_size=(32, 32)),
+        "audio": AudioEncoder.log_mel(dim=16),
+    }
+    model = LateInteractionModel(encoders)
+    times = torch.arange(4000) / 8000
+    tones = [Audio(torch.sin(hertz * times).numpy(), 8000) for hertz in (900, 4000)]
+    sounds = TableSet(
+        [{"name": name, "sound": tone} for name, tone in zip(("low", "high"), tones, strict=True)],
+        [Column("name", "query"), Column("sound", "document", "audio")],
+    )
+    joined = JoinedSets([TableSet(toy.pairs(2)), pictures(), sounds])
+    step = Collate(dict(model.encoders.items()))([joined[i] for i in (0, 2, 8, 1, 9)])["step"]
+    learner = Learner(model, [Objective(InfoNCE()), Objective(InfoNCE(), "single")])
+    learner(step)["loss"].backward()
+    for name, encoder in encoders.items():
+        gradient = encoder.projection.weight.grad
+        assert gradient is not None and bool(gradient.abs().sum() > 0), name
 
 
 def test_a_document_that_is_there_twice_is_no_negative() -> None:
