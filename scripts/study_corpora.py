@@ -54,7 +54,7 @@ def families(data: Path, sizes: Sizes, kept: Path) -> dict[str, Benchmark]:
 
 
 def pages(data: Path, sizes: Sizes) -> Benchmark:
-    """Some of the pages, and the titles whose pages are all among them."""
+    """Some of the pages that titles name, and the titles whose pages are all among them."""
     from bench_pages import DEVELOPMENT, ENGLISH
     from layout_data import Corpus, collect
     from page_data import unpack
@@ -72,17 +72,18 @@ def pages(data: Path, sizes: Sizes) -> Benchmark:
 
 
 def some_pages(source: Corpus, count: int) -> Benchmark:
-    """`count` pages, drawn by SEED, as texts."""
-    total = len(source.names)
-    chosen = sorted(random.Random(SEED).sample(range(total), min(count, total)))
+    """`count` of the pages that titles name, drawn by SEED, as texts."""
+    asked = [(title, pages) for title, pages in source.queries if len(title.split()) >= TITLE_WORDS]
+    titled = sorted({page for _, pages in asked for page in pages})
+    chosen = sorted(random.Random(SEED).sample(titled, min(count, len(titled))))
     called = {page: f"{source.document[page]}/{source.names[page]}" for page in chosen}
     texts = {}
     for page, name in called.items():
         ids = source.ids[source.offsets[page] : source.offsets[page + 1]]
         texts[name] = " ".join(source.vocabulary[i] for i in ids[:PAGE_WORDS])
     queries, qrels = {}, {}
-    for number, (title, found) in enumerate(source.queries):
-        if len(title.split()) >= TITLE_WORDS and all(page in called for page in found):
+    for number, (title, found) in enumerate(asked):
+        if all(page in called for page in found):
             queries[f"q{number}"] = title
             qrels[f"q{number}"] = {called[page]: 1 for page in found}
     return Benchmark("pages", texts, queries, qrels)

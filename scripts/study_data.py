@@ -51,8 +51,8 @@ class Sizes:
     manual: int = 1000
     long_documents: int = 200
     pieces: tuple[int, ...] = (1, 2, 4, 8)
-    pages: int = 400
-    translated: int = 200
+    pages: int = 300
+    translated: int = 150
 
 
 QUICK = Sizes(96, 20, 120, (10, 40), 60, 30, (1, 2), 60, 30)

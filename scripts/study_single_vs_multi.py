@@ -123,6 +123,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny, in a folder of its own")
     parser.add_argument("--stage", choices=("prepare", "models", "report"), help="only this one")
     parser.add_argument("--part", default="1/1", help="of the models, as 1/2")
+    parser.add_argument("--only", nargs="+", default=[], help="models by name, as multi-0")
     arguments = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     plan = Plan()
@@ -136,7 +137,8 @@ def main() -> None:
     if arguments.stage in (None, "models"):
         part, _, parts = arguments.part.partition("/")
         for unit in study.units()[int(part) - 1 :: int(parts)]:
-            study.model(unit)
+            if not arguments.only or unit.name in arguments.only:
+                study.model(unit)
     if arguments.stage in (None, "report"):
         study.report(record=not arguments.quick)
 

@@ -190,15 +190,10 @@ def test_pages_are_asked_for_by_titles_of_two_words(study: Any) -> None:
         queries=[("Red Kites", [0]), ("Gulls", [1]), ("Red and Grey", [0, 2])],
     )
     found = study_corpora.some_pages(source, 3)
-    assert found.documents == {
-        "0/a.pdf#page=1": "red kite",
-        "0/a.pdf#page=2": "gull gull",
-        "1/b.pdf#page=1": "red",
-    }
-    assert found.queries == {"q0": "Red Kites", "q2": "Red and Grey"}
-    assert found.qrels["q2"] == {"0/a.pdf#page=1": 1, "1/b.pdf#page=1": 1}
-    part = study_corpora.some_pages(source, 2)
-    assert len(part.documents) == 2 and set(part.qrels) < {"q0", "q2"}
+    assert found.documents == {"0/a.pdf#page=1": "red kite", "1/b.pdf#page=1": "red"}
+    assert found.queries == {"q0": "Red Kites", "q1": "Red and Grey"}
+    assert found.qrels["q1"] == {"0/a.pdf#page=1": 1, "1/b.pdf#page=1": 1}
+    assert study_corpora.some_pages(source, 1).qrels in ({}, {"q0": {"0/a.pdf#page=1": 1}})
 
 
 def test_tables_of_the_study(study: Any, capsys: pytest.CaptureFixture[str]) -> None:
