@@ -133,10 +133,11 @@ def read(args: argparse.Namespace) -> Path:
     """
     torch.manual_seed(SEED)
     net = GlyphNet().to(memory_format=torch.channels_last)
-    first = Run(args.out / "read", net, 3e-3, args.read_steps, name="reader", weight_decay=0.01)
-    if first.step < first.steps:
+    latin = args.out / "read"
+    if not Run.finished(latin, args.read_steps):
+        first = Run(latin, net, 3e-3, args.read_steps, name="reader", weight_decay=0.01)
         read_crops(args, net, first, wide=False)
-    net.load_state_dict(load_file(str(first.result)))
+    net.load_state_dict(load_file(str(latin / "reader.safetensors")))
     fresh_letters(net)
     second = Run(args.out / "read-2", net, 1e-3, args.wide_steps, name="reader", weight_decay=0.01)
     if second.step < second.steps:
@@ -145,7 +146,7 @@ def read(args: argparse.Namespace) -> Path:
 
 
 def read_crops(args: argparse.Namespace, net: GlyphNet, run: Run, *, wide: bool) -> None:
-    crops = Crops(args, 8, SEED + run.step + (1_000_000 if wide else 0), wide)
+    crops = Crops(args, args.crops, SEED + run.step + (1_000_000 if wide else 0), wide)
     net.train()
     for batch in DataLoader(crops, batch_size=None, num_workers=1, prefetch_factor=8):
         loss, facts = reading_loss(net, batch)
@@ -240,6 +241,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--read-steps", type=int, default=5000)
     parser.add_argument("--wide-steps", type=int, default=1400)
+    parser.add_argument("--crops", type=int, default=8, help="a step of `read`")
     parser.add_argument("--spelt-steps", type=int, default=700)
     parser.add_argument("--seen-steps", type=int, default=200)
     parser.add_argument("--files", type=int, default=800, help="PDFs to collect words from")

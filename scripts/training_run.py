@@ -21,14 +21,24 @@ class Run:
     """One run in a folder: `curve.jsonl`, `state.pt` to resume from, and the averaged weights.
 
     The average of the weights over the last `1 / (1 - decay)` steps is what is kept as the result:
-    it reads better than the last step's weights and needs no separate low-rate phase.
+    it reads better than the last step's weights and needs no separate low-rate phase. every: steps
+    between two checkpoints.
     """
 
     def __init__(
-        self, out: Path, net: nn.Module, rate: float, steps: int, *, name: str, weight_decay: float
+        self,
+        out: Path,
+        net: nn.Module,
+        rate: float,
+        steps: int,
+        *,
+        name: str,
+        weight_decay: float,
+        every: int = 200,
     ) -> None:
         out.mkdir(parents=True, exist_ok=True)
         self.out, self.net, self.rate, self.steps, self.name = out, net, rate, steps, name
+        self.every = every
         self.optimiser = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=weight_decay)
         self.average = {k: v.clone() for k, v in net.state_dict().items()}
         self.step = 0
@@ -42,6 +52,12 @@ class Run:
         count = sum(p.numel() for p in net.parameters())
         print(f"{name}: {count} parameters, from step {self.step} of {steps}", flush=True)
 
+    @staticmethod
+    def finished(out: Path, steps: int) -> bool:
+        """Whether a run in this folder has done its steps, whatever net it was that it trained."""
+        state = out / "state.pt"
+        return state.exists() and torch.load(state, weights_only=True)["step"] >= steps
+
     @property
     def result(self) -> Path:
         """The averaged weights, written with every checkpoint."""
@@ -50,7 +66,7 @@ class Run:
     def update(
         self, loss: Tensor, facts: dict[str, float], *, warm_up: int, clip: float, decay: float
     ) -> None:
-        """One step of the optimiser; logs every 50 steps, keeps a checkpoint every 200."""
+        """One step of the optimiser; logs every 50 steps, keeps a checkpoint every `every`."""
         cosine = 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
         rate = self.rate * min(1, (self.step + 1) / warm_up) * (FLOOR + (1 - FLOOR) * cosine)
         for group in self.optimiser.param_groups:
@@ -66,7 +82,7 @@ class Run:
             self._sums[k] = self._sums.get(k, 0.0) + v
         if self.step % 50 == 0:
             self._log(rate)
-        if self.step % 200 == 0 or self.step == self.steps:
+        if self.step % self.every == 0 or self.step == self.steps:
             self._save()
 
     @torch.no_grad()
