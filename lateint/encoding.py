@@ -55,14 +55,15 @@ class CollectionModel:
         return cls(load(origin), origin)
 
     def modality(self, kind: Kind) -> str:
-        """Which encoder reads a kind of document: pages and pictures are for the page encoder
-        where the model has one, else for the image encoder. Raises ValueError where it has none."""
+        """Which encoder reads a kind of document: pages are for the page encoder where the model
+        has one, pictures for the image encoder, and each does the other's work where it is alone.
+        Raises ValueError where the model has none."""
         if kind == "text":
             wanted: tuple[str, ...] = ("text",)
         elif kind == "audio":
             wanted = ("audio",)
         else:
-            wanted = ("page", "image")
+            wanted = ("image", "page") if kind == "image" else ("page", "image")
         for modality in wanted:
             if modality in self.model.encoders:
                 return modality

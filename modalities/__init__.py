@@ -40,6 +40,8 @@ ENCODERS: dict[str, tuple[str, str]] = {
     "vision-language": ("modalities.vlm", "VisionLanguage"),
     "page": ("modalities.page", "PageReader"),
     "page-text": ("modalities.page", "PageText"),
+    "picture": ("modalities.picture", "PictureReader"),
+    "speech": ("modalities.speech", "SpeechReader"),
     "audio": ("modalities.audio", "AudioEncoder"),
     "clap": ("modalities.clap", "Clap"),
 }

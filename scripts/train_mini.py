@@ -13,6 +13,8 @@ resumes:
     seen      context of words, as the reader saw them          RUN/seen/context.safetensors
     single    spelt and seen again for the single-vector head alone, to compare with
     pack      the package's weights in half precision
+    pictures  the picture tower and its weights (after scripts/get_pictures.sh DATA)
+    picture-styles  towers that saw one drawing style of emoji, to measure on the other
 Curves (`curve.jsonl`) and checkpoints lie beside the results. DATA holds `pkg/<package>/...` with
 unpacked document packages.
 """
@@ -33,6 +35,7 @@ import read_pages
 import synthetic_pages
 import torch
 import train_context
+import train_pictures
 from safetensors.torch import load_file
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
@@ -228,6 +231,8 @@ STAGES = {
     "seen": lambda args: context(args, "both", seen=True),
     "single": lambda args: context(args, "single", seen=True),
     "pack": packed,
+    "pictures": train_pictures.pictures_stage,
+    "picture-styles": train_pictures.styles_stage,
     "all": packed,
 }
 
