@@ -1,8 +1,8 @@
 #!/bin/sh
 # Public document packages (Debian) into DATA/pkg/<package> and font packages into
 # DATA/fonts/<package>, unpacked, not installed; and descriptions of packages in other scripts into
-# DATA/translations/<language>, by apt, beside the machine's own lists.
-#   scripts/get_data.sh DATA [train|dev|fonts|scripts|all]
+# DATA/translations/<language>, by apt, beside the machine's own lists; and what the lexicon learns from.
+#   scripts/get_data.sh DATA [train|dev|fonts|scripts|lexicon|all]
 # Without apt: put the same folders there by other means; the Python scripts only look at DATA.
 set -eu
 data=${1:?folder}; what=${2:-all}
@@ -10,6 +10,10 @@ train="texlive-publishers-doc texlive-pictures-doc texlive-latex-recommended-doc
 texlive-humanities-doc texlive-lang-english r-doc-pdf erlang-doc db5.3-doc linuxcnc-doc-en pari-doc"
 scripts="texlive-lang-cyrillic unicode-cldr-core"
 languages="ru uk el"
+lexicon="unicode-cldr-core wordnet-base tuxpaint-stamps-default linuxcnc-doc-en linuxcnc-doc-de linuxcnc-doc-es
+linuxcnc-doc-fr libreoffice-help-en-us libreoffice-help-de libreoffice-help-es libreoffice-help-fr
+libreoffice-help-it manpages manpages-dev manpages-de manpages-es manpages-fr manpages-it"
+tongues="en de fr es it da nl pt_BR pl cs sk ru uk sv fi hu ca"
 dev="octave-doc installation-guide-amd64 packaging-tutorial debian-history live-manual-pdf lure-of-the-temptress"
 fonts="fonts-dejavu-core fonts-dejavu-extra fonts-liberation fonts-liberation2 fonts-lato
 fonts-roboto-unhinted fonts-open-sans fonts-crosextra-carlito fonts-crosextra-caladea fonts-urw-base35
@@ -28,16 +32,17 @@ fetch() { # a folder of DATA, then packages
     mv "$data/$folder/$package.part" "$data/$folder/$package"
   done
 }
-translations() {
-  for language in $languages; do
+translations() { # languages
+  for language in "$@"; do
     folder=$(realpath -m "$data/translations/$language")
-    [ -n "$(ls "$folder"/lists/*Translation-"$language" 2>/dev/null)" ] && continue
+    [ -n "$(ls "$folder"/lists/*Translation-"${language%_*}"* 2>/dev/null)" ] && continue
     mkdir -p "$folder/lists/partial" "$folder/cache/archives/partial"
     apt-get -q update -o "Dir::State::Lists=$folder/lists" -o "Dir::Cache=$folder/cache" \
       -o "Acquire::Languages=$language" -o Acquire::GzipIndexes=false -o APT::Sandbox::User=root
   done
 }
-case $what in train|scripts|all) fetch pkg $scripts; translations ;; esac
+case $what in train|scripts|all) fetch pkg $scripts; translations $languages ;; esac
 case $what in train|all) fetch pkg $train; fetch fonts $fonts ;; esac
+case $what in lexicon|all) fetch pkg $lexicon; translations $tongues ;; esac
 case $what in dev|all) fetch pkg $dev ;; esac
 case $what in fonts) fetch fonts $fonts ;; esac

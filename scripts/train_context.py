@@ -23,10 +23,13 @@ from training_run import Run
 
 from modalities import words
 from modalities.layout import LayoutContext, QueryContext, Tokens, geometry
+from modalities.lexicon import MEANING, Lexicon
 
 MOST_WORDS = 420
 NOISE = 0.08  # share of words misspelt when vectors come from the text layer
 GROUPS = 4  # documents in a batch: fewer means harder negatives
+
+Page = tuple[Tensor, Tensor, Tensor]  # word vectors, geometry, meanings
 
 
 @dataclass
@@ -37,12 +40,16 @@ class Query:
 
 
 class Source:
-    """Pages of a corpus as (vectors, geometry), spelt or read, and queries on them."""
+    """Pages of a corpus as (vectors, geometry, meanings), spelt or read, and queries on them."""
 
-    def __init__(self, corpus: Corpus, readings: Path | None, seed: int) -> None:
+    def __init__(
+        self, corpus: Corpus, readings: Path | None, seed: int, lexicon: Lexicon | None = None
+    ) -> None:
         self.corpus, self.rng = corpus, random.Random(seed)
+        self.lexicon = Lexicon() if lexicon is None else lexicon
         self.table = words.vectors(corpus.vocabulary)
         self.read = load_file(str(readings)) if readings else None
+        self.meanings = self._meanings()
         have = np.ones(len(corpus.document), bool)
         if self.read is not None:
             have[:] = False
@@ -68,29 +75,44 @@ class Source:
         self.documents = [d for d, pages in self.by_document.items() if len(pages) >= 3]
         self.weights = [len(self.titles_of.get(d, ())) ** 0.7 + 0.3 for d in self.documents]
 
+    @torch.no_grad()
+    def _meanings(self) -> Tensor | None:
+        """Of the corpus's words, or of each word as read, since pages come again and again."""
+        if not len(self.lexicon):
+            return None
+        rows = self.table if self.read is None else self.read["vectors"]
+        return torch.cat([self.lexicon(part).half() for part in rows.split(4096)])
+
+    def _meaning(self, which: Tensor | slice, vectors: Tensor) -> Tensor:
+        if self.meanings is None:
+            return vectors.new_zeros(len(vectors), MEANING)
+        return self.meanings[which][:MOST_WORDS].float()
+
     def ids(self, page: int) -> np.ndarray:
         start, end = self.corpus.offsets[page : page + 2]
         return self.corpus.ids[start:end]
 
-    def page(self, page: int) -> tuple[Tensor, Tensor]:
-        """(N, WIDTH) word vectors and (N, GEOMETRY) of one page, at most MOST_WORDS words."""
+    def page(self, page: int) -> Page:
+        """(N, WIDTH) word vectors, (N, GEOMETRY) and (N, MEANING) of one page, at most MOST_WORDS
+        words."""
         if self.read is not None:
             slot = self.slot[page]
             start, end = self.read["offsets"][slot : slot + 2].tolist()
-            return self.read["vectors"][start:end][:MOST_WORDS].float(), geometry(
-                self.read["boxes"][start:end]
-            )[:MOST_WORDS]
+            vectors = self.read["vectors"][start:end][:MOST_WORDS].float()
+            place = geometry(self.read["boxes"][start:end])[:MOST_WORDS]
+            return vectors, place, self._meaning(slice(start, end), vectors)
         start, end = self.corpus.offsets[page : page + 2]
-        vectors = self.table[torch.from_numpy(self.corpus.ids[start:end].astype(np.int64))][
-            :MOST_WORDS
-        ]
+        ids = torch.from_numpy(self.corpus.ids[start:end].astype(np.int64))
+        vectors = self.table[ids][:MOST_WORDS]
+        meaning = self._meaning(ids, vectors)
         hit = [i for i in range(len(vectors)) if self.rng.random() < NOISE]
         if hit:
             vectors = vectors.clone()
             vectors[hit] = words.vectors(
                 [self.misspell(self.corpus.vocabulary[self.corpus.ids[start + i]]) for i in hit]
             )
-        return vectors, geometry(torch.from_numpy(self.corpus.boxes[start:end]))[:MOST_WORDS]
+        place = geometry(torch.from_numpy(self.corpus.boxes[start:end]))[:MOST_WORDS]
+        return vectors, place, meaning
 
     def misspell(self, word: str) -> str:
         place = self.rng.randrange(len(word))
@@ -180,20 +202,24 @@ def padded(items: list[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 class Model(nn.Module):
-    def __init__(self) -> None:
+    """Both sides, and the scales of their scores."""
+
+    def __init__(self, lexicon: Lexicon | None = None) -> None:
         super().__init__()
-        self.layout, self.query = LayoutContext(), QueryContext()
-        self.query.word.weight = self.layout.word.weight  # one projection for both sides
-        self.query.pool_word.weight = self.layout.pool_word.weight
+        lexicon = Lexicon() if lexicon is None else lexicon
+        self.layout, self.query = LayoutContext(lexicon), QueryContext(lexicon)
+        for part in ("word", "pool_word", "sense", "pool_sense"):  # one projection for both sides
+            getattr(self.query, part).weight = getattr(self.layout, part).weight
         self.scale = nn.Parameter(torch.tensor([2.0, 2.5]))  # log temperature of multi, single
 
-    def documents(self, items: list[tuple[Tensor, Tensor]]) -> Tokens:
+    def documents(self, items: list[Page]) -> Tokens:
         """In three groups of like length, so that less padding is computed on."""
         order = sorted(range(len(items)), key=lambda i: len(items[i][0]))
         parts, longest = [], 1 + len(items[order[-1]][0])
         for group in np.array_split(order, 3):
             vectors, mask = padded([items[i][0] for i in group])
-            parts.append(self.layout(vectors, padded([items[i][1] for i in group])[0], mask))
+            place, meaning = (padded([items[i][k] for i in group])[0] for k in (1, 2))
+            parts.append(self.layout(vectors, place, mask, meaning))
         back = torch.argsort(torch.tensor(order))
         tokens = [F.pad(p.tokens, (0, 0, 0, longest - p.tokens.shape[1])) for p in parts]
         masks = [F.pad(p.mask, (0, longest - p.mask.shape[1])) for p in parts]
@@ -211,6 +237,20 @@ class Model(nn.Module):
         dots = torch.einsum("qad,pbd->qpab", queries.tokens, documents.tokens)
         best = dots.masked_fill(~documents.mask[None, :, None], -1e4).amax(-1)
         return (best * queries.mask[:, None]).sum(-1), queries.pooled @ documents.pooled.T
+
+    def losses(
+        self, multi: Tensor, single: Tensor, right: Tensor, ignored: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """InfoNCE of both heads, each (Q, D), and what to log; right, ignored: (Q, D) bool."""
+        losses, facts = dict[str, Tensor](), dict[str, float]()
+        scores = zip(("multi", "single"), (multi, single), self.scale, strict=True)
+        for name, score, scale in scores:
+            logits = (score * scale.exp()).masked_fill(ignored, float("-inf"))
+            chosen = logits.masked_fill(~right, float("-inf")).logsumexp(1) - logits.logsumexp(1)
+            losses[name] = -chosen.mean()
+            first = right[torch.arange(len(right)), logits.argmax(1)].float()
+            facts |= {name: losses[name].item(), f"{name}_first": first.mean().item()}
+        return losses, facts
 
 
 def train(
@@ -239,16 +279,7 @@ def train(
         queries, pages, right, ignored = source.batch(batch)
         documents = model.documents([source.page(p) for p in pages])
         multi, single = model.scores(model.queries([q.text for q in queries]), documents)
-        losses, facts = [], dict[str, float]()
-        for name, score, scale in (
-            ("multi", multi, model.scale[0]),
-            ("single", single, model.scale[1]),
-        ):
-            logits = (score * scale.exp()).masked_fill(ignored, float("-inf"))
-            chosen = logits.masked_fill(~right, float("-inf")).logsumexp(1) - logits.logsumexp(1)
-            if heads in (name, "both"):
-                losses.append(-chosen.mean())
-            first = right[torch.arange(len(right)), logits.argmax(1)].float()
-            facts |= {name: -chosen.mean().item(), f"{name}_first": first.mean().item()}
-        run.update(torch.stack(losses).sum(), facts, warm_up=50, clip=1.0, decay=0.99)
+        losses, facts = model.losses(multi, single, right, ignored)
+        chosen = [loss for name, loss in losses.items() if heads in (name, "both")]
+        run.update(torch.stack(chosen).sum(), facts, warm_up=50, clip=1.0, decay=0.99)
     return run.result

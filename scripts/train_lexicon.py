@@ -1,0 +1,344 @@
+"""Stage "lexicon": what words mean, from a text model, translations and definitions.
+
+1. An English word means what MiniLM's vector of that word alone says, turned to its principal
+   axes and cut to MEANING numbers; its length says how rare it is, stop words have next to none.
+2. A word of another language means what it translates to: the mean of the English meanings under
+   p(e | f), which IBM model 1 (Brown et al. 1993) learns in both directions from short parallel
+   texts. A spelling that several languages share has their mean by frequency.
+3. The table is then trained: of texts that say the same in two languages, and of terms and their
+   definitions, each finds the other among a batch by MaxSim over the table's rows alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from lexicon_data import FULL, LANGUAGES, Pair, counts, descriptions, folded, held_out, kept
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from training_run import Run
+
+from modalities.lexicon import MEANING, Lexicon
+
+QUOTA = {"en": 24_000, "de": 12_000, "fr": 9_000, "es": 8_000, "it": 8_000}
+SOME, FEW = 3_000, 1_200  # words of a language with and without translated descriptions
+TRANSLATED = ("da", "nl", "pt", "pl", "cs", "sk", "ru", "uk", "sv")
+MOST_LINKS = 20_000_000  # word pairs in which model 1 counts
+SHORT = 24  # words of a text in step 3
+BATCH = 128
+
+
+@dataclass(frozen=True)
+class Words:
+    """A language's words, the most frequent first, and the share of texts that each is in."""
+
+    spelling: list[str]
+    share: dict[str, float]
+
+
+def wordnet(data: Path) -> tuple[Counter[str], list[Pair]]:
+    """How often WordNet's tagged texts use a word, and (synonyms, definition) of its concepts."""
+    root = data / "pkg" / "wordnet-base" / "usr/share/wordnet"
+    used: Counter[str] = Counter()
+    for line in (root / "cntlist.rev").read_text().split("\n"):
+        sense, _, rest = line.partition(" ")
+        word = folded(sense.partition("%")[0].replace("_", " "))
+        if len(word) == 1 and rest:
+            used[word[0]] += int(rest.split()[1])
+    glosses = []
+    for part in ("noun", "verb", "adj", "adv"):
+        for line in (root / f"data.{part}").read_text().split("\n"):
+            fields = line.split(" ")
+            if line.startswith(" ") or len(fields) < 5:
+                continue
+            lemmas = [fields[4 + 2 * i].replace("_", " ") for i in range(int(fields[3], 16))]
+            gloss = re.sub(r'"[^"]*"', " ", line.partition(" | ")[2])
+            pair = Pair("gloss", folded(" ".join(lemmas)), folded(gloss)[:SHORT])
+            if pair.other and pair.english:
+                glosses.append(pair)
+    return used, glosses
+
+
+def vocabulary(data: Path, out: Path, glosses: list[Pair], used: Counter[str]) -> dict[str, Words]:
+    """The words of each language that get a meaning. Names and captions count as more texts, since
+    what they name is what pictures show."""
+    found = {}
+    english = {p.english: None for code in LANGUAGES for p in kept(data, out, code)}
+    count, number = counts(iter([*english, *(p.english for p in glosses)]))
+    for word, times in used.items():
+        count[word] += times
+    found["en"] = _words(count, number, QUOTA["en"], 3)
+    for code in LANGUAGES:
+        pairs = kept(data, out, code)
+        count, number = counts(p.other for p in pairs)
+        named, _ = counts(p.other for p in pairs if p.kind in ("name", "caption", "keywords"))
+        most = QUOTA.get(code, SOME if code in TRANSLATED else FEW)
+        found[code] = _words(count + named, number, most, 2)
+    return found
+
+
+def _words(count: Counter[str], number: int, most: int, least: int) -> Words:
+    chosen = [
+        word
+        for word, times in count.most_common(most)
+        if times >= least and not word.isdigit() and 1 < len(word) <= 30
+    ]
+    return Words(chosen, {word: count[word] / number for word in chosen})
+
+
+def weight(share: float) -> float:
+    """Length of a meaning, 0.02 to 1, from the share of texts a word is in: a third of them and it
+    says nothing, one in 200 and it says all."""
+    return min(1.0, max(0.02, (-math.log(max(share, 1e-9)) - 1.2) / 4))
+
+
+@torch.inference_mode()
+def english_meanings(spelling: list[str], model: Path) -> Tensor:
+    """(V, MEANING) unit rows: MiniLM's pooled vectors of words alone, their mean taken off, on
+    their principal axes, large ones made less so (to the square root of their spread)."""
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(model))
+    backbone = AutoModel.from_pretrained(str(model)).eval()
+    rows = []
+    for start in range(0, len(spelling), 512):
+        batch = tokenizer(spelling[start : start + 512], padding=True, return_tensors="pt")
+        states = backbone(**batch).last_hidden_state
+        mask = batch["attention_mask"][..., None]
+        rows.append(F.normalize((states * mask).sum(1) / mask.sum(1), dim=1))
+    table = torch.cat(rows).double()
+    table -= table.mean(0)
+    spread, axes = torch.linalg.eigh(table.T @ table / len(table))
+    spread, axes = spread.flip(0)[:MEANING], axes.flip(1)[:, :MEANING]
+    return F.normalize(table @ axes / spread.pow(0.25), dim=1).float()
+
+
+def translations(
+    pairs: list[Pair], seed: int, rounds: int = 6
+) -> dict[str, list[tuple[str, float]]]:
+    """Word -> its English words with their shares, at most six: the geometric mean of what IBM
+    model 1 says in both directions, which drops what only one of them believes."""
+    order = list(range(len(pairs)))
+    random.Random(seed).shuffle(order)
+    other: dict[str, int] = {}
+    english: dict[str, int] = {}
+    left, right, left_token, right_token = [], [], [], []
+    links, lefts, rights = 0, 0, 0
+    for i in order:
+        o = [other.setdefault(w, len(other)) for w in pairs[i].other]
+        e = [english.setdefault(w, len(english)) for w in pairs[i].english]
+        left.append(np.repeat(o, len(e)))
+        right.append(np.tile(e, len(o)))
+        left_token.append(np.repeat(np.arange(lefts, lefts + len(o)), len(e)))
+        right_token.append(np.tile(np.arange(rights, rights + len(e)), len(o)))
+        links, lefts, rights = links + len(o) * len(e), lefts + len(o), rights + len(e)
+        if links > MOST_LINKS:
+            break
+    o, e = np.concatenate(left).astype(np.int64), np.concatenate(right).astype(np.int64)
+    cells, cell = np.unique(o * len(english) + e, return_inverse=True)
+    o, e = cells // len(english), cells % len(english)
+    forth = _model_one(cell, np.concatenate(right_token), o, e, rounds)  # p(e | f)
+    back = _model_one(cell, np.concatenate(left_token), e, o, rounds)  # p(f | e)
+    both = np.sqrt(forth * back)
+    spelt, of = list(english), list(other)
+    best = np.lexsort((-both, o))
+    begins = np.searchsorted(o[best], np.arange(len(of) + 1))
+    found = {}
+    for i, word in enumerate(of):
+        chosen = best[begins[i] : begins[i + 1]][:6]
+        shares = both[chosen] / max(both[chosen].sum(), 1e-12)
+        found[word] = [
+            (spelt[e[c]], float(s)) for c, s in zip(chosen, shares, strict=True) if s > 0.08
+        ]
+    return found
+
+
+def _model_one(
+    cell: np.ndarray, token: np.ndarray, given: np.ndarray, made: np.ndarray, rounds: int
+) -> np.ndarray:
+    """p(made | given) of each cell (given, made). cell: of each link; token: which word of the
+    texts is made. A word may also be made by nothing, as often as chance has it."""
+    size = np.bincount(token)
+    p = 1.0 / np.bincount(given)[given]
+    first = np.zeros(len(size), np.int64)
+    first[token] = made[cell]
+    nothing = 0.1 * np.bincount(first) / len(first)
+    by_chance = nothing[first]
+    for _ in range(rounds):
+        share = p[cell]
+        share /= (np.bincount(token, share) + by_chance)[token]
+        count = np.bincount(cell, share, minlength=len(given))
+        p = count / np.maximum(np.bincount(given, count), 1e-12)[given]
+    return p
+
+
+def table_of(
+    known: dict[str, Words],
+    english: Tensor,
+    translated: dict[str, dict[str, list[tuple[str, float]]]],
+) -> tuple[list[str], Tensor]:
+    """All words and their meanings (V, MEANING) before step 3."""
+    place = {word: i for i, word in enumerate(known["en"].spelling)}
+    sums: dict[str, tuple[Tensor, float, float]] = {}  # meaning, weight and how much is in them
+
+    def add(word: str, meaning: Tensor, share: float) -> None:
+        total, length, much = sums.get(word, (torch.zeros(MEANING), 0.0, 0.0))
+        sums[word] = total + share * meaning, length + share * weight(share), much + share
+
+    for word in known["en"].spelling:
+        add(word, english[place[word]], 2 * known["en"].share[word])  # more of what is read
+    for code, words_ in known.items():
+        if code == "en":
+            continue
+        for word in words_.spelling:
+            terms = [(place[e], s) for e, s in translated[code].get(word, ()) if e in place]
+            if terms:
+                meaning = sum(s * english[i] for i, s in terms)
+                add(word, F.normalize(torch.as_tensor(meaning), dim=0), words_.share[word])
+    spelling = list(sums)
+    rows = [F.normalize(total, dim=0) * length / much for total, length, much in sums.values()]
+    return spelling, torch.stack(rows)
+
+
+class Table(nn.Module):
+    """The meanings as parameters, and MaxSim between texts of them."""
+
+    def __init__(self, rows: Tensor) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(torch.cat([rows, torch.zeros(1, MEANING)]))  # unknown words last
+        self.scale = nn.Parameter(torch.tensor(2.5))
+
+    def texts(self, ids: Tensor) -> Tensor:
+        """(B, L) -> (B, L, MEANING), rows at most 1 long."""
+        rows = F.embedding(ids, self.rows)
+        return rows / rows.norm(dim=-1, keepdim=True).clamp(min=1)
+
+    def scores(self, asked: Tensor, answers: Tensor) -> Tensor:
+        """(B, L, MEANING), (C, M, MEANING) -> (B, C) in shares of the best a query could have."""
+        best = torch.einsum("bld,cmd->blcm", asked, answers).amax(-1).sum(1)
+        return best / asked.norm(dim=-1).sum(1, keepdim=True).clamp(min=0.1)
+
+
+def _ids(texts: list[tuple[str, ...]], place: dict[str, int]) -> Tensor:
+    known = [[place[w] for w in text if w in place] or [len(place)] for text in texts]
+    table = torch.full((len(texts), max(map(len, known))), len(place))
+    for i, row in enumerate(known):
+        table[i, : len(row)] = torch.tensor(row)
+    return table
+
+
+def training_texts(data: Path, out: Path, glosses: list[Pair]) -> list[list[Pair]]:
+    """Groups of pairs, drawn from in turn: the four full languages, the others, English."""
+
+    def short(pairs: list[Pair]) -> list[Pair]:
+        return [p for p in pairs if 2 <= len(p.english) <= SHORT and len(p.other) <= SHORT]
+
+    full = [short(kept(data, out, code)) for code in FULL]
+    rest = [p for code in LANGUAGES if code not in FULL for p in short(kept(data, out, code))]
+    described = [
+        Pair("described", folded(d.short), folded(d.long[0])[:SHORT])
+        for d in descriptions(data, "en").values()
+        if d.long and not held_out(d.package)
+    ]
+    described = [p for p in described if p.other and len(p.english) >= 5]
+    told = [p for p in glosses if not held_out(" ".join(p.other))]
+    return [*full, *full, rest, rest, described, told]
+
+
+def batches(groups: list[list[Pair]], seed: int) -> Iterator[list[Pair]]:
+    """Endless; a batch is of one group, so that it is told apart by meaning and not by language."""
+    rng = random.Random(seed)
+    while True:
+        group = rng.choice(groups)
+        chosen = {p.english: p for p in rng.sample(group, min(len(group), BATCH))}
+        yield list({p.other: p for p in chosen.values()}.values())
+
+
+def tune(
+    spelling: list[str], rows: Tensor, groups: list[list[Pair]], folder: Path, steps: int, seed: int
+) -> Tensor:
+    """Step 3. Returns the averaged table (V, MEANING)."""
+    torch.manual_seed(seed)
+    place, table = {word: i for i, word in enumerate(spelling)}, Table(rows)
+    run = Run(folder, table, 2e-3, steps, name="table", weight_decay=0.0)
+    for pairs in islice(batches(groups, seed + run.step), steps - run.step):
+        other = table.texts(_ids([p.other for p in pairs], place))
+        english = table.texts(_ids([p.english for p in pairs], place))
+        right = torch.arange(len(pairs))
+        logits = table.scale.exp() * table.scores(other, english)
+        back = table.scale.exp() * table.scores(english, other)
+        loss = (F.cross_entropy(logits, right) + F.cross_entropy(back, right)) / 2
+        first = (logits.argmax(1) == right).float().mean().item()
+        run.update(loss, {"loss": loss.item(), "first": first}, warm_up=50, clip=1.0, decay=0.99)
+    stored = load_file(str(run.result))["rows"][:-1]
+    return stored / stored.norm(dim=1, keepdim=True).clamp(min=1)
+
+
+def check(data: Path, spelling: list[str], rows: Tensor) -> dict[str, float]:
+    """Share of held-out packages whose translated short description finds the English one first,
+    among at most 500, by meanings alone; and of long descriptions found by the short one."""
+    place, table = {word: i for i, word in enumerate(spelling)}, Table(rows)
+    english = {k: d for k, d in descriptions(data, "en").items() if held_out(d.package)}
+    found = {}
+    for code in (*FULL, "da", "ru"):
+        both = [(d, english[k]) for k, d in descriptions(data, code).items() if k in english]
+        pairs = {folded(e.short): folded(o.short) for o, e in both if o.short != e.short}
+        found[code] = _first(table, place, list(pairs.items())[:500])
+    both = {folded(d.long[0])[:60]: folded(d.short) for d in english.values() if d.long}
+    found["described"] = _first(table, place, list(both.items())[:500])
+    return found
+
+
+@torch.inference_mode()
+def _first(table: Table, place: dict[str, int], pairs: list[tuple[tuple[str, ...], ...]]) -> float:
+    answers = table.texts(_ids([a for a, _ in pairs], place))
+    asked = table.texts(_ids([q for _, q in pairs], place))
+    scores = torch.cat([table.scores(part, answers) for part in asked.split(20)])
+    return round((scores.argmax(1) == torch.arange(len(pairs))).float().mean().item(), 4)
+
+
+def train(data: Path, out: Path, model: Path, steps: int, seed: int) -> Path:
+    """All of it; resumes. Returns the lexicon's file."""
+    target = out / "lexicon.safetensors"
+    if target.exists():
+        return target
+    used, glosses = wordnet(data)
+    start = out / "start.safetensors"
+    if not start.exists():
+        known = vocabulary(data, out, glosses, used)
+        print({code: len(w.spelling) for code, w in known.items()}, flush=True)
+        english = english_meanings(known["en"].spelling, model)
+        translated = {}
+        for code in LANGUAGES:
+            translated[code] = translations(kept(data, out, code), seed)
+            print(code, len(translated[code]), "words translated", flush=True)
+        rows_of = {
+            code: {
+                w: [(*t, known[code].share[w]) for t in terms]
+                for w, terms in table.items()
+                if w in known[code].share
+            }
+            for code, table in translated.items()
+        }
+        (out / "translations.json").write_text(json.dumps(rows_of))
+        spelling, rows = table_of(known, english, translated)
+        letters = torch.frombuffer(bytearray("\n".join(spelling).encode()), dtype=torch.uint8)
+        save_file({"spelling": letters, "rows": rows}, str(start))
+    stored = load_file(str(start))
+    spelling, rows = stored["spelling"].numpy().tobytes().decode().split("\n"), stored["rows"]
+    print(len(spelling), "words; before training", check(data, spelling, rows), flush=True)
+    rows = tune(spelling, rows, training_texts(data, out, glosses), out / "tune", steps, seed)
+    print("trained", check(data, spelling, rows), flush=True)
+    Lexicon.make(spelling, rows).save(target)
+    return target

@@ -1,0 +1,169 @@
+"""Stage "sense": what words mean enters the tokens, so that pages answer in other words and tongues.
+
+Begins with the contexts that know words by their look alone (stage "seen"). Every step has
+- pages, as in that stage, but a part of the queries put into another language word by word, with
+  the translations that the lexicon learnt: so an English page answers in all of them;
+- texts that say the same in two languages, either one asking, and short descriptions asking for
+  long ones; the text that answers stands among others on a typed page.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from layout_data import Corpus
+from lexicon_data import Pair
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from train_context import Model, Page, Query, Source, padded
+from training_run import Run
+
+from modalities import words
+from modalities.layout import QueryContext, Tokens, geometry
+from modalities.lexicon import MEANING, Lexicon
+from modalities.page import typed
+
+TRANSLATED = 0.4  # share of the pages' queries put into another language
+MAIN = ("de", "fr", "es", "it")  # three times in four into one of these
+QUERY_WORDS = 16
+GAIN = 0.6  # of the meanings at the start, against 1 of a word's look
+
+
+class Spelt:
+    """Words' vectors and meanings, made once."""
+
+    def __init__(self, lexicon: Lexicon) -> None:
+        self.lexicon = lexicon
+        self.vectors = words.vectors(lexicon.spelling)
+        self.meanings = self._mean(self.vectors)
+        self.place = {word: i for i, word in enumerate(lexicon.spelling)}
+
+    def __call__(self, text: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """(N, WIDTH), (N, MEANING)"""
+        new = [w for w in dict.fromkeys(text) if w not in self.place]
+        if new:
+            vectors = words.vectors(new)
+            self.place |= {word: len(self.vectors) + i for i, word in enumerate(new)}
+            self.vectors = torch.cat([self.vectors, vectors])
+            self.meanings = torch.cat([self.meanings, self._mean(vectors)])
+        which = torch.tensor([self.place[w] for w in text])
+        return self.vectors[which], self.meanings[which]
+
+    @torch.no_grad()
+    def _mean(self, vectors: Tensor) -> Tensor:
+        none = vectors.new_zeros(0, MEANING)
+        return torch.cat([none, *(self.lexicon(part) for part in vectors.split(4096))])
+
+
+class Translator:
+    """Puts words into other languages, one by one, as often as texts did."""
+
+    def __init__(self, path: Path, rng: random.Random) -> None:
+        """path: JSON, language -> word -> [[English word, share, how often the word is met], ...]
+        (`train_lexicon`)."""
+        self.rng = rng
+        self.into: dict[str, dict[str, tuple[list[str], list[float]]]] = {}
+        for code, table in json.loads(path.read_text()).items():
+            back: dict[str, tuple[list[str], list[float]]] = {}
+            for word, terms in table.items():
+                for english, share, often in terms:
+                    if share > 0.25 and not english.isdigit():
+                        found = back.setdefault(english, ([], []))
+                        found[0].append(word)
+                        found[1].append(share * often)
+            self.into[code] = back
+
+    def __call__(self, text: list[str]) -> list[str]:
+        main = self.rng.random() < 0.75
+        table = self.into[self.rng.choice(MAIN if main else [*self.into])]
+        return [self.rng.choices(*table[w])[0] if w in table else w for w in text]
+
+
+class Texts:
+    """Pairs of texts; each answer stands among others of its language on a typed page."""
+
+    def __init__(self, groups: list[list[Pair]], spelt: Spelt, rng: random.Random) -> None:
+        self.groups, self.spelt, self.rng = groups, spelt, rng
+
+    def batch(self, size: int) -> tuple[list[list[str]], list[Page], Tensor]:
+        """Queries, documents, and (queries, documents) bool: which answers."""
+        group = self.rng.choice(self.groups)
+        pairs = self.rng.sample(group, size + self.rng.randint(1, 3) * size)
+        turned = group[0].kind not in ("described", "gloss") and self.rng.random() < 0.5
+        both = [(p.english, p.other) if turned else (p.other, p.english) for p in pairs]
+        queries = [list(q[:QUERY_WORDS]) for q, _ in both[:size]]
+        documents, answers = [], []
+        for i in range(size):
+            texts = [a for _, a in both[i::size]]
+            self.rng.shuffle(texts)
+            heads = ["# " if self.rng.random() < 0.3 else "" for _ in texts]
+            lines = [head + " ".join(t) for head, t in zip(heads, texts, strict=True)]
+            vectors, meanings = self.spelt([w for t in texts for w in t])
+            documents.append((vectors, geometry(typed("\n".join(lines))), meanings))
+            answers.append(set(texts))
+        right = torch.tensor([[a in found for found in answers] for _, a in both[:size]])
+        return queries, documents, right
+
+
+def asked(model: Model, spelt: Spelt, texts: list[list[str]]) -> Tokens:
+    """Query tokens of folded words."""
+    known = [spelt(t[: QueryContext.MAX_WORDS]) for t in texts]
+    vectors, mask = padded([v for v, _ in known])
+    tokens: Tokens = model.query(vectors, mask, padded([m for _, m in known])[0])
+    return tokens
+
+
+def begin(start: Path, lexicon: Lexicon) -> Model:
+    """The contexts of a stage without meanings, with meanings that count from the start: their
+    shared projection is orthogonal, what the surroundings make of them is nothing yet."""
+    model = Model(lexicon)
+    model.load_state_dict(load_file(str(start)), strict=False)
+    for part in (model.layout.sense, model.layout.pool_sense):
+        nn.init.orthogonal_(part.weight, gain=GAIN)
+    return model
+
+
+def train(
+    corpus: Path,
+    readings: Path,
+    start: Path,
+    lexicon: Path,
+    groups: list[list[Pair]],
+    out: Path,
+    *,
+    steps: int,
+    rate: float,
+    seed: int,
+) -> Path:
+    """One run; resumes from out/state.pt. corpus, readings, start: as in `train_context.train`;
+    lexicon: its file, with translations.json beside it. Returns the weights' file."""
+    torch.manual_seed(seed)
+    known = Lexicon.of_bytes(lexicon.read_bytes(), lexicon.name)
+    source, spelt = Source(Corpus.load(corpus), readings, seed, known), Spelt(known)
+    print(f"{len(source.pages)} pages, {len(source.titles)} titles, {len(known)} words", flush=True)
+    model = begin(start, known)
+    run = Run(out, model, rate, steps, name="context", weight_decay=0.02, every=50)
+    source.rng.seed(seed + run.step)
+    rng = random.Random(seed + run.step)
+    translate = Translator(lexicon.parent / "translations.json", rng)
+    texts = Texts(groups, spelt, rng)
+
+    def put(query: Query) -> list[str]:
+        return translate(query.text) if rng.random() < TRANSLATED else query.text
+
+    while run.step < steps:
+        queries, pages, right, ignored = source.batch(12)
+        documents = model.documents([source.page(p) for p in pages])
+        told = asked(model, spelt, [put(q) for q in queries])
+        losses, facts = model.losses(*model.scores(told, documents), right, ignored)
+        short, long, answers = texts.batch(32)
+        scores = model.scores(asked(model, spelt, short), model.documents(long))
+        more, said = model.losses(*scores, answers, torch.zeros_like(answers))
+        facts |= {f"text_{name}": value for name, value in said.items()}
+        total = torch.stack([*losses.values(), *more.values()]).sum()
+        run.update(total, facts, warm_up=30, clip=1.0, decay=0.98)
+    return run.result
