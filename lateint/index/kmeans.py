@@ -39,6 +39,8 @@ BLOCK = 32768  # points handled together: bounds the memory beside them
 LISTS = 64  # cells of which the lists are made together
 ITERATIONS = 6  # inside the coarse cells, then over all centroids
 REFINEMENTS = 3
+LISTED = 11  # times sqrt(K): centroids that a point is compared with
+ROUGH = 5  # the same while centroids still move: a point that misses its nearest costs little then
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Cells:
             none = np.zeros((0, 0), np.uint32)
             return cls(centroids, half, np.zeros((0, dim), np.float32), none)
         cells = int(4 * np.sqrt(count))
-        listed = min(count, listed or int(11 * np.sqrt(count)))
+        listed = min(count, listed or int(LISTED * np.sqrt(count)))
         rng = np.random.default_rng(count)
         middles = _lloyd(centroids, cells, 4, rng)
         lists = np.empty((cells, listed), np.uint32)
@@ -113,8 +115,9 @@ def train(sample: Floats, count: int, *, seed: int = 0, threads: int = 0) -> F32
         centroids = _lloyd(points, count, ITERATIONS + REFINEMENTS, rng, threads)
         return _means(points, nearest(points, centroids, threads=threads), centroids)
     centroids = _within(points, count, rng, threads)
+    rough = int(ROUGH * np.sqrt(count))
     for _ in range(REFINEMENTS):
-        codes = Cells.over(centroids).assign(points, threads=threads)
+        codes = Cells.over(centroids, listed=rough).assign(points, threads=threads)
         centroids = _moved(points, codes, centroids, rng)
     return _means(points, Cells.over(centroids).assign(points, threads=threads), centroids)
 
