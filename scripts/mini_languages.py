@@ -206,22 +206,28 @@ def sides(context: Path | None) -> tuple[LayoutContext, QueryContext]:
     return text.layout, text.query
 
 
-def measure(data: Path, context: Path | None = None) -> dict[str, Any]:
+def measure(data: Path, context: Path | None = None, only: str | None = None) -> dict[str, Any]:
     """Both tables. data: as for `bench_pages`, with `scripts/get_data.sh DATA lexicon`; context: a
-    checkpoint instead of the package's weights."""
+    checkpoint instead of the package's weights; only: "pages" or "texts"."""
     cache = data / "bench"
     cache.mkdir(exist_ok=True)
     layout, query = sides(context)
+    found: dict[str, Any] = {}
     with torch.inference_mode():
-        return {"pages": pages(data, cache, layout, query), "texts": texts(data, layout, query)}
+        if only != "texts":
+            found["pages"] = pages(data, cache, layout, query)
+        if only != "pages":
+            found["texts"] = texts(data, layout, query)
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--context", type=Path)
+    parser.add_argument("--only", choices=("pages", "texts"))
     args = parser.parse_args()
-    for section, table in measure(args.data, args.context).items():
+    for section, table in measure(args.data, args.context, args.only).items():
         print(section)
         for row, cells in table.items():
             print(f"  {row}: {cells}")

