@@ -24,7 +24,8 @@ from modalities.encoder import Batch, Encoder, Role
 from modalities.grid import TokenGrid
 from modalities.layout import DIM, GEOMETRY, LayoutContext, QueryContext, Tokens, geometry
 from modalities.lexicon import Lexicon
-from modalities.reader import GlyphNet, ink_of
+from modalities.paper import ink_of
+from modalities.reader import GlyphNet
 
 WEIGHTS = "page.safetensors"
 MAX_WORDS = 2048  # of one page or text; the longest of 50,000 real pages has 1,900
@@ -115,8 +116,8 @@ class PageReader(_PageEncoder):
         ):
             reading = self.reader.read(ink_of(pixels[:height, :width]).to(self.layout.item))
             vectors.append(reading.vectors[:MAX_WORDS])
-            boxes.append(reading.boxes[:MAX_WORDS].cpu().float())
-            places.append(geometry(boxes[-1]))
+            places.append(geometry(reading.boxes[:MAX_WORDS].cpu().float()))
+            boxes.append(reading.on_page(height, width)[:MAX_WORDS].cpu().float())
         return _grid(self.layout, vectors, places, boxes, device)
 
     def cost(self, raw: Sequence[Any], role: Role) -> list[int]:

@@ -11,7 +11,8 @@ This module knows pixels and characters; what surrounds a word, and retrieval, a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modalities import words
+from modalities.paper import printed, skew_of, turned
 
 CELL = (8, 2)  # pixels of a cell: rows, columns
 DPI = 100
@@ -33,16 +35,31 @@ class Reading:
     """What was read on one page, in reading order (top to bottom, left to right in a line).
 
     vectors: (N, WIDTH) unit rows, one a word; boxes: (N, 4) x0, y0, x1, y1 in fractions of the
-    page; certainty: (N,) mean probability of the word's characters, 0..1.
+    page, which was straightened by `skew` degrees for it; certainty: (N,) mean probability of the
+    word's characters, 0..1.
     """
 
     vectors: Tensor
     boxes: Tensor
     certainty: Tensor
+    skew: float = 0.0
+
+    def on_page(self, height: int, width: int) -> Tensor:
+        """The boxes where the words stand on the page as it came, of so many pixels: (N, 4)."""
+        if not self.skew:
+            return self.boxes
+        turn = math.radians(self.skew)
+        size = self.boxes.new_tensor([width, height])
+        first, last = self.boxes[:, :2] * size, self.boxes[:, 2:] * size
+        middle, half = (first + last) / 2 - size / 2, (last - first) / 2
+        cosine, sine = math.cos(turn), math.sin(turn)
+        back = middle @ self.boxes.new_tensor([[cosine, -sine], [sine, cosine]]) + size / 2
+        return (torch.cat([back - half, back + half], 1) / torch.cat([size, size])).clamp(0, 1)
 
     def at(self, chosen: Tensor) -> Reading:
         """The words at these indices, or under this mask."""
-        return Reading(self.vectors[chosen], self.boxes[chosen], self.certainty[chosen])
+        some = (self.vectors[chosen], self.boxes[chosen], self.certainty[chosen])
+        return Reading(*some, self.skew)
 
     def ordered(self) -> Reading:
         """In reading order."""
@@ -159,23 +176,28 @@ class GlyphNet(nn.Module):
     def read(self, ink: Tensor) -> Reading:
         """The words of one page. ink: (H, W) in 0..1, a page at about 100 dpi.
 
-        The page is read twice: as it is, and at half size, where the net sees whole letters of
-        large print (titles, slides) for a quarter of the cost. Each size answers for its heights.
+        A page that was scanned askew is straightened first: words run along rows of cells.
+        The page is read twice: as it is, and what was not read then at half size, where the net
+        sees whole letters of large print (titles, slides). Each size answers for its heights.
         """
-        fine = self._read_once(ink)
-        if min(ink.shape) < 2 * CELL[0]:
-            return fine
-        half = F.avg_pool2d(ink[None, None], 2, ceil_mode=True)[0, 0]
-        return join(fine, self._read_once(half), LARGE / len(ink))
+        skew = skew_of(ink)
+        if skew:
+            ink = turned(ink, -skew)
+        found = self._read_once(ink)
+        if min(ink.shape) >= 2 * CELL[0]:
+            half = F.avg_pool2d(ink[None, None], 2, ceil_mode=True)[0, 0]
+            half = unread(half, found, LARGE / len(ink))
+            found = join(found, self._read_once(half), LARGE / len(ink))
+        return replace(found, skew=skew)
 
     def _read_once(self, ink: Tensor) -> Reading:
-        top, left, printed = _printed(ink)
-        if not printed.numel():
+        kept, left, print_ = printed(ink, CELL)
+        if not len(kept):
             return _nothing(ink)
-        rows, features, maps = self.lines(printed)
+        rows, features, maps = self.lines(print_)
         if not len(rows):
             return _nothing(ink)
-        centres = maps.new_zeros(-(-len(printed) // CELL[0]), maps.shape[2])
+        centres = maps.new_zeros(len(kept), maps.shape[2])
         centres[rows] = torch.sigmoid(maps[0])
         presence = merge(centres.float())
         row, column = torch.nonzero(presence > PRESENT, as_tuple=True)  # sorted by row, column
@@ -199,7 +221,7 @@ class GlyphNet(nn.Module):
         vectors = total(weight[:, None] * words.sketch(book, before, here, after))
         sums = total(torch.stack([weight, weight * here.max(1).values, weight * tall], 1))
         mass, tallness = sums[:, 0], sums[:, 2] / sums[:, 0]
-        row, column = row + top // CELL[0], column + left // CELL[1]
+        row, column = kept[row], column + left // CELL[1]
         boxes = _boxes(row, column, word, tallness, ink.shape)
         letters = total(torch.ones_like(weight))
         chosen = torch.nonzero(mass / letters > SURE)[:, 0]
@@ -225,6 +247,7 @@ UNSEEN = -20.0  # the logit of a letter that was not known in training
 MAYBE = 0.05  # of a row's surest cell; rows below it hold no line; lower: more rows, slower
 PRESENT = 0.25  # a cell with less than this is no character's centre; lower: more noise is read
 SURE = 0.4  # mean presence of a word's characters below which it is background
+CERTAIN = 0.6  # of a word that is not looked at again at half size; higher: slower
 LARGE = 24.0  # pixels of a line's height from which print is read at half size
 LINE_LOW, LINE_HIGH = 0.56, 0.44  # of a line's height: from its middle up to its top, and down
 
@@ -232,6 +255,22 @@ LINE_LOW, LINE_HIGH = 0.56, 0.44  # of a line's height: from its middle up to it
 def _nothing(ink: Tensor) -> Reading:
     empty = torch.zeros(0, dtype=torch.float32, device=ink.device)
     return Reading(empty.view(0, words.WIDTH), empty.view(0, 4), empty)
+
+
+def unread(ink: Tensor, reading: Reading, large: float) -> Tensor:
+    """A page (H, W) without the words that were surely read, and less than `large` (a fraction of
+    the page's height): white where they and the punctuation beside them stand."""
+    small = reading.at((reading.certainty > CERTAIN) & (_tall(reading) < large)).boxes
+    size = small.new_tensor([ink.shape[1], ink.shape[0], ink.shape[1], ink.shape[0]])
+    x0, y0, x1, y1 = (small * size).unbind(1)
+    beside, above = y1 - y0, 0.2 * (y1 - y0)
+    edges = [x0 - beside, y0 - above, x1 + beside, y1 + above]
+    left, top, right, bottom = (e.round().long().clamp(min=0) for e in edges)
+    inside = ink.new_zeros(len(ink) + 1, ink.shape[1] + 1)
+    for y, x, sign in ((top, left, 1), (bottom, right, 1), (top, right, -1), (bottom, left, -1)):
+        place = (y.clamp(max=ink.shape[0]), x.clamp(max=ink.shape[1]))
+        inside.index_put_(place, inside.new_full((len(y),), float(sign)), accumulate=True)
+    return ink * (inside.cumsum(0).cumsum(1)[:-1, :-1] < 0.5)
 
 
 def join(fine: Reading, coarse: Reading, large: float) -> Reading:
@@ -268,20 +307,6 @@ def _inside(a: Tensor, b: Tensor) -> Tensor:
     x, y = (a[:, 0] + a[:, 2]) / 2, (a[:, 1] + a[:, 3]) / 2
     across = (x[:, None] > b[None, :, 0]) & (x[:, None] < b[None, :, 2])
     return across & (y[:, None] > b[None, :, 1]) & (y[:, None] < b[None, :, 3])
-
-
-def _printed(ink: Tensor) -> tuple[int, int, Tensor]:
-    """Top, left and the part of a page that carries ink, on the lattice, with a margin: a third
-    of most pages is white, and reading it costs as much as reading print."""
-    dark = ink > 0.25
-    rows, columns = torch.nonzero(dark.any(1))[:, 0], torch.nonzero(dark.any(0))[:, 0]
-    if not len(rows):
-        return 0, 0, ink[:0, :0]
-    margin = 16
-    top = max(0, (int(rows[0]) - margin) // CELL[0] * CELL[0])
-    left = max(0, (int(columns[0]) - margin) // CELL[1] * CELL[1])
-    bottom, right = int(rows[-1]) + margin, int(columns[-1]) + margin
-    return top, left, ink[top:bottom, left:right]
 
 
 def merge(presence: Tensor) -> Tensor:
@@ -356,9 +381,3 @@ def line_numbers(boxes: Tensor) -> Tensor:
     line = torch.zeros(len(boxes), dtype=torch.long, device=boxes.device)
     line[order] = F.pad(fresh.long().cumsum(0), (1, 0))
     return line
-
-
-def ink_of(grey: Tensor) -> Tensor:
-    """uint8 grey pixels (H, W) -> ink in 0..1, dark print on light paper whatever it was."""
-    ink = 1 - grey.float() / 255
-    return 1 - ink if ink.median() > 0.5 else ink

@@ -3,13 +3,13 @@ a section of `bench_mini.py`.
 
     python scripts/mini_pages.py --data DATA [--only scans,languages,...] [--reader FILE]
 
-Scans: the installation guide in English, asked with its outline titles, as it is and under three
-named levels of scan noise (`scans.LEVELS`, laid over pages of 150 dpi); beside the model BM25 on the
-true text layer and BM25 on what Tesseract reads of the same noisy pictures. Languages: guides in
-several languages, titles in the same language. Sizes and scripts: the share of words read, by the
-height of print and, on drawn pages, by script. Real scans: a game's manual without text layer, asked
-with runs of words that Tesseract is sure of (a weak reference). No text layer: the Debian Live
-manual, asked with its bookmarks. All candidates are the pages of the one document.
+Scans: the first pages of the installation guide in English, asked with their outline titles, as they
+are and under three named levels of scan noise (`scans.LEVELS`, laid over pages of 150 dpi); beside
+the model BM25 on the true text layer and BM25 on what Tesseract reads of the same noisy pictures.
+Languages: guides in several languages, titles in the same language. Sizes and scripts: the share of
+words read, by the height of print and, on drawn pages, by script. Real scans: a game's manual without
+text layer, asked with runs of words that Tesseract is sure of (a weak reference). No text layer: the
+Debian Live manual, asked with its bookmarks. All candidates are the pages of the one document.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ from torch import Tensor
 
 from modalities import pdf, words
 from modalities.page import PageText
-from modalities.reader import GlyphNet, Reading, ink_of
+from modalities.paper import ink_of
+from modalities.reader import GlyphNet, Reading
 
 GUIDE = "installation-guide-amd64/usr/share/doc/installation-guide-amd64"
 LURE = "lure-of-the-temptress/usr/share/doc/lure-of-the-temptress/Manual.pdf"
@@ -53,7 +54,7 @@ MANUALS = ("en", "de", "fr", "pl")  # of the Live manual, in languages of Latin 
 SEED = 20_260  # of the noise, and of what is drawn; training draws from other seeds
 SCAN_DPI = 150
 SIZES = (0, 9, 11, 13, 17, 25, 1000)  # pixels of a line's height at 100 dpi
-FEW_PAGES = 60  # of a guide in another language
+FEW_PAGES = 60  # of a guide: its first; Tesseract takes a minute and a half for as many
 
 Pages = list[tuple[Tensor, Tensor]]  # word vectors (N, WIDTH) and boxes (N, 4)
 Draw = Callable[[Path, int], Image.Image]  # a page of a PDF, grey, at 100 dpi
@@ -186,14 +187,14 @@ def recognised(bench: Bench, level: str, path: Path, numbers: list[int]) -> list
 
 def by_scan(bench: Bench) -> dict[str, Any]:
     """The English guide clean and under each level."""
-    path, corpus = guide(bench, "en")
+    path, corpus = guide(bench, "en", FEW_PAGES)
     queries, answers = titles(corpus)
     numbers = numbers_of(corpus)
     true = measured(bench_pages.bm25(bench_pages.layer(corpus), queries), answers)
     table: dict[str, Any] = {"pages": len(numbers), "queries": len(queries), "bm25, true": true}
     for level in ("clean", *scans.LEVELS):
         draw = clean if level == "clean" else partial(at_100, level=level)
-        pages = bench.read(f"en-{level}", path, numbers, draw)
+        pages = bench.read(f"en-{FEW_PAGES}-{level}", path, numbers, draw)
         table[level] = bench.ask(pages, queries, answers) | bench_pages.reading_rate(corpus, pages)
         if level in TESSERACT:
             text = recognised(bench, level, path, numbers)
@@ -202,7 +203,7 @@ def by_scan(bench: Bench) -> dict[str, Any]:
     return table
 
 
-TESSERACT = ("copy", "fax")  # levels at which it is run: about four minutes each
+TESSERACT = ("copy", "fax")  # levels at which it is run
 
 
 def by_language(bench: Bench) -> dict[str, Any]:
@@ -211,7 +212,7 @@ def by_language(bench: Bench) -> dict[str, Any]:
     for language in LANGUAGES:
         path, corpus = guide(bench, language, FEW_PAGES)
         queries, answers = titles(corpus)
-        pages = bench.read(f"{language}-{FEW_PAGES}", path, numbers_of(corpus), clean)
+        pages = bench.read(f"{language}-{FEW_PAGES}-clean", path, numbers_of(corpus), clean)
         table[language] = {
             "queries": len(queries),
             "bm25, true": measured(bench_pages.bm25(bench_pages.layer(corpus), queries), answers),
@@ -255,7 +256,7 @@ def by_size(bench: Bench) -> dict[str, Any]:
         collect([tutorial], most=100_000, without_outline=100_000, seed=0, workers=1).save(kept)
     rows = []
     for name, (path, corpus) in {
-        "en-clean": guide(bench, "en"),
+        f"en-{FEW_PAGES}-clean": guide(bench, "en", FEW_PAGES),
         "slides": (tutorial, Corpus.load(kept)),
     }.items():
         pages = bench.read(name, path, numbers_of(corpus), clean)

@@ -20,7 +20,8 @@ from layout_data import Corpus
 from safetensors.torch import load_file, save_file
 
 from modalities import pdf
-from modalities.reader import GlyphNet, Reading, ink_of
+from modalities.paper import ink_of
+from modalities.reader import GlyphNet, Reading
 
 _net: GlyphNet | None = None
 

@@ -25,11 +25,14 @@ unpacked document packages.
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import early_lines
 import layout_data
 import numpy as np
 import pack
@@ -42,7 +45,7 @@ import train_context
 import train_lexicon
 import train_pictures
 import train_sense
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 from training_run import Run
@@ -89,19 +92,17 @@ def collate(crops: list[page_data.Crop]) -> dict[str, torch.Tensor]:
 def reading_loss(
     net: GlyphNet, batch: dict[str, torch.Tensor]
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """Centre map (binary), characters and their neighbours (classes), height (log), early lines.
+    """Centre map (binary), characters and their neighbours (classes), height (log).
 
     Cells within 12 pixels of a crop's left or right edge count for nothing: what they would
     have to know is cut off.
     """
     ink = batch["ink"].contiguous(memory_format=torch.channels_last)
-    features, maps, early = net(ink)
+    features, maps, _ = net(ink)
     item, row, column = batch["cell"].unbind(1)
     target = torch.zeros_like(maps[:, 0])
     target.index_put_((item, row, column), batch["share"], accumulate=True)
     target.clamp_(max=1)
-    line = F.max_pool2d(target[:, None], (1, 13), 1, (0, 6)).gt(0.2).float()
-    early_loss = F.binary_cross_entropy_with_logits(early, line)  # changes nothing but `early`
     edge = 12 // CELL[1]
     centre = F.binary_cross_entropy_with_logits(
         maps[:, 0, :, edge:-edge], target[:, :, edge:-edge], reduction="none"
@@ -114,7 +115,7 @@ def reading_loss(
     parts = [F.cross_entropy(x, y) for x, y in zip(logits, classes.unbind(1), strict=True)]
     tall = torch.log(batch["height"][kept] / CELL[0])
     height = F.smooth_l1_loss(maps[:, 1][item, row, column], tall)
-    loss = centre_loss + parts[0] + 0.5 * (parts[1] + parts[2]) + 0.2 * height + early_loss
+    loss = centre_loss + parts[0] + 0.5 * (parts[1] + parts[2]) + 0.2 * height
     with torch.no_grad():
         right = [
             (x.argmax(1) == y).float().mean().item()
@@ -127,7 +128,6 @@ def reading_loss(
         "loss": loss.item(),
         "centre": centre_loss.item(),
         "height": height.item(),
-        "early": early_loss.item(),
         "here": right[0],
         "before": right[1],
         "after": right[2],
@@ -151,7 +151,20 @@ def read(args: argparse.Namespace) -> Path:
     second = Run(args.out / "read-2", net, 1e-3, args.wide_steps, name="reader", weight_decay=0.01)
     if second.step < second.steps:
         read_crops(args, net, second, wide=True)
-    return second.result
+    return with_early(args, net, second.result)
+
+
+def with_early(args: argparse.Namespace, net: GlyphNet, trained: Path) -> Path:
+    """Solves for the reader's `early` layer once, and puts it among the trained weights."""
+    facts = trained.with_name("early.json")
+    if not facts.exists():
+        net.load_state_dict(load_file(str(trained)))
+        batches = itertools.islice(iter(Crops(args, 8, SEED + 2_000_000, wide=True)), 16)
+        left = early_lines.fit(net, batches)
+        save_file({k: v.contiguous() for k, v in net.state_dict().items()}, str(trained))
+        facts.write_text(json.dumps(left))
+        print(left, flush=True)
+    return trained
 
 
 def read_crops(args: argparse.Namespace, net: GlyphNet, run: Run, *, wide: bool) -> None:
@@ -292,8 +305,8 @@ def main() -> None:
     parser.add_argument("--crops", type=int, default=8, help="a step of `read`")
     parser.add_argument("--spelt-steps", type=int, default=700)
     parser.add_argument("--seen-steps", type=int, default=200)
-    parser.add_argument("--lexicon-steps", type=int, default=1200)
-    parser.add_argument("--sense-steps", type=int, default=300)
+    parser.add_argument("--lexicon-steps", type=int, default=400)
+    parser.add_argument("--sense-steps", type=int, default=250)
     parser.add_argument("--budget-steps", type=int, default=100)
     parser.add_argument("--files", type=int, default=800, help="PDFs to collect words from")
     parser.add_argument("--pages", type=int, default=2000, help="to read before `seen`")

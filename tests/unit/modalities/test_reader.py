@@ -1,19 +1,21 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from lateint.model import LateInteractionModel
-from modalities import words
+from modalities import reader, words
 from modalities.page import PageReader, _grey
+from modalities.paper import ink_of
 from modalities.reader import (
     CELL,
     MAYBE,
     GlyphNet,
     Reading,
-    ink_of,
     join,
     line_numbers,
     merge,
@@ -129,13 +131,22 @@ def test_rows_without_print_are_passed_over_and_the_others_are_as_ever() -> None
             assert len(net.lines(ink)[0]) == 0 and len(net.read(ink).boxes) == 0
 
 
-def test_ink_is_dark_print_on_light_paper_whatever_came() -> None:
-    paper = torch.full((10, 10), 250, dtype=torch.uint8)
-    paper[4, 4] = 5
-    for page in (paper, 255 - paper):
-        ink = ink_of(page)
-        assert float(ink.median()) < 0.1 and float(ink[4, 4]) > 0.9
-        assert float(ink.min()) >= 0 and float(ink.max()) <= 1
+def test_a_page_scanned_askew_is_read_and_its_boxes_lie_on_it(net: GlyphNet) -> None:
+    lines = SENTENCES * 3
+    page = printed(lines, size=(827, 700))
+    straight = net.read(ink_of(_grey(page)))
+    askew = net.read(ink_of(_grey(page.rotate(1.8, Image.Resampling.BICUBIC, fillcolor=255))))
+    assert straight.skew == 0 and askew.skew == pytest.approx(1.8, abs=0.15)
+    assert torch.equal(straight.on_page(700, 827), straight.boxes)
+    assert abs(len(askew.boxes) - len(straight.boxes)) <= 0.1 * len(straight.boxes)
+    assert ((straight.vectors @ askew.vectors.T).amax(1) > 0.8).float().mean() > 0.85
+    # the first word has moved down by its distance from the middle
+    size = torch.tensor([827, 700, 827, 700])
+    first = int((straight.boxes[:9, 0]).argmin())
+    there = int((askew.vectors[:12] @ straight.vectors[first]).argmax())
+    was, now = straight.boxes[first] * size, askew.on_page(700, 827)[there] * size
+    lift = (float(was[0] + was[2]) / 2 - 827 / 2) * math.sin(math.radians(1.8))
+    assert float(was[1] - now[1]) == pytest.approx(lift, abs=4) and lift < -8
 
 
 def lattice(rows: int = 6, columns: int = 40) -> Tensor:
@@ -230,6 +241,39 @@ def test_two_sizes_are_joined_without_holes_or_doubles() -> None:
     line = (0.1, 0.29, 0.45, 0.33, 0.9), (0.1, 0.35, 0.45, 0.39, 0.9)
     sure = join(reading(*line), reading(title), 0.05)  # two lines of small print, blurred into one
     assert sure.boxes[:, 1].tolist() == pytest.approx([0.29, 0.35])
+
+
+def test_white_bands_and_read_print_are_passed_over_without_a_loss(
+    net: GlyphNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = printed(size=(827, 700))
+    page.paste(printed(SENTENCES[:2], size=(827, 300), points=26), (0, 400))
+    ink = ink_of(_grey(page))
+    quick = net.read(ink)
+    monkeypatch.setattr(reader, "unread", lambda ink, reading, large: ink)
+    whole = (torch.arange(88), 0, torch.nn.functional.pad(ink, (0, 0, 0, 4)))
+    once = reader.printed
+    monkeypatch.setattr(
+        reader, "printed", lambda x, cell: whole if x.shape == ink.shape else once(x, cell)
+    )
+    slow = net.read(ink)
+    assert abs(len(quick.boxes) - len(slow.boxes)) <= 2 < len(slow.boxes)
+    alike = slow.vectors @ quick.vectors.T
+    near = (slow.boxes[:, None] - quick.boxes[None]).abs().amax(2) < 0.005
+    assert ((alike > 0.97) & near).any(1).float().mean() > 0.95
+
+
+def test_words_that_were_surely_read_are_not_looked_at_again() -> None:
+    ink = torch.ones(200, 100)
+    words_ = reading(
+        (0.1, 0.1, 0.5, 0.15, 0.9),  # sure and small: gone, with what stands beside it
+        (0.1, 0.3, 0.5, 0.35, 0.3),  # not sure
+        (0.1, 0.5, 0.9, 0.7, 0.9),  # large
+    )
+    left = reader.unread(ink, words_, 0.1)
+    assert left[18:32, 0:60].sum() == 0 and left[18:32, 61:].min() == 1
+    assert left[:17].min() == 1 and left[33:].min() == 1
+    assert torch.equal(reader.unread(ink, reading(), 0.1), ink)
 
 
 def test_large_print_is_read() -> None:
