@@ -28,22 +28,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelTable:
-    """load: a folder or a name, as `lateint.load` takes it; or backbones with fresh projections:
-    text (transformers), image (timm), dim, heads, text_options (`modalities.text.TextConfig`);
-    pretrained = false takes random weights for the image backbone."""
+    """load: a folder or a name, as `lateint.load` takes it; or backbones with fresh projections, as
+    `LateInteractionModel.from_backbones` takes them: text, image, audio, clip, dim, heads,
+    pretrained and options. head_options: of heads, by kind ({multi = {queries = "learned"}}); a head
+    that is named here is a fresh one; width, where it is wanted, is the model's."""
 
     load: str | None = None
     text: str | None = None
     image: str | None = None
+    audio: str | None = None
+    clip: str | None = None
     dim: int = 128
     heads: tuple[str, ...] = ("multi", "single")
     pretrained: bool = True
     text_options: dict[str, Any] = field(default_factory=dict)
+    audio_options: dict[str, Any] = field(default_factory=dict)
+    clip_options: dict[str, Any] = field(default_factory=dict)
+    head_options: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        backbones = self.text is not None or self.image is not None
+        backbones = any(one is not None for one in (self.text, self.image, self.audio, self.clip))
         if (self.load is None) != backbones:
-            raise ValueError("wanted load, or text and image backbones, not both")
+            raise ValueError("wanted load, or backbones (text, image, audio, clip), not both")
 
 
 @dataclass(frozen=True)
@@ -218,21 +224,35 @@ def _made(module: Any, base: type, name: str, options: Mapping[str, Any], where:
 
 def _model(table: ModelTable, folder: Path) -> LateInteractionModel:
     from lateint.checkpoints import load
+    from lateint.heads import make_head
     from lateint.model import LateInteractionModel
 
     def place(name: str) -> str:
         return str(folder / name) if (folder / name).is_dir() else name
 
     if table.load is not None:
-        return load(place(table.load))
-    return LateInteractionModel.from_backbones(
-        None if table.text is None else place(table.text),
-        table.image,
-        heads=table.heads,
-        dim=table.dim,
-        pretrained=table.pretrained,
-        text_options=table.text_options,
-    )
+        model = load(place(table.load))
+    else:
+        text, audio, clip = (
+            None if name is None else place(name) for name in (table.text, table.audio, table.clip)
+        )
+        model = LateInteractionModel.from_backbones(
+            text,
+            table.image,
+            audio,
+            clip,
+            heads=table.heads,
+            dim=table.dim,
+            pretrained=table.pretrained,
+            text_options=table.text_options,
+            audio_options=table.audio_options,
+            clip_options=table.clip_options,
+        )
+    for kind, options in table.head_options.items():
+        learns = options.get("queries") == "learned" or "budget" in options
+        values = {"width": model.dim, **options} if learns else options
+        model.heads[kind] = make_head(kind, values, "model: head_options")
+    return model
 
 
 def _arguments(config: RunConfig, folder: Path) -> Any:
@@ -327,6 +347,7 @@ heads = ["multi", "single"]
 dim = 128
 text_options = { document_length = 256 }
 # load = "my-model"                  # ... or a model to go on from
+# head_options = { multi = { queries = "learned" } }   # a weight for each query token
 
 [[data]]                             # as many as you like
 path = "pairs.jsonl"                 # {"query": ..., "positive": ..., "negative": ...}, a line each

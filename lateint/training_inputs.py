@@ -99,8 +99,9 @@ def is_stream(data: Any) -> bool:
 
 def is_scored(train: Any, sets: Mapping[str, TrainingSet]) -> bool:
     """Whether any training data has scores (of a stream: what its columns say)."""
-    columns = getattr(train, "columns", None)
-    return bool(columns is not None and columns.scores) or any(one.scored for one in sets.values())
+    if isinstance(train, Stream):
+        return bool(train.known_columns().scores)
+    return any(one.scored for one in sets.values())
 
 
 def data_facts(train: Any, sets: Mapping[str, TrainingSet]) -> list[DataFacts]:

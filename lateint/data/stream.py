@@ -88,6 +88,15 @@ class Stream(IterableDataset):
                 yield from held
                 held = []
 
+    def known_columns(self) -> Columns:
+        """As given, or by the positions in the first row. DataError: there is no row."""
+        if self.columns is None:
+            first = next(self._rows(), None)
+            if first is None:
+                raise DataError(f"{self.name}: no rows")
+            self.columns = by_position(list(first[1]))
+        return self.columns
+
     def _example(self, where: str, row: Mapping[str, Any]) -> Example:
         if self.columns is None:
             self.columns = by_position(list(row))

@@ -8,13 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import toy_training as toy
 
 pytest.importorskip("accelerate", reason="pip install 'lateint[train]'")
 
 from lateint import cli, load
 from lateint.config import ConfigError
-from lateint.training_config import EXAMPLE, RunConfig, goals, read_config
+from lateint.training_config import (
+    EXAMPLE,
+    ModelTable,
+    RunConfig,
+    _arguments,
+    _model,
+    goals,
+    read_config,
+)
 
 CONFIG = """
 output = "run"
@@ -113,6 +122,29 @@ def test_a_file_becomes_a_model(folder: Path, capsys: pytest.CaptureFixture[str]
     assert run("train", folder / "config.toml", "--resume") == 0
 
 
+def test_a_head_that_learns_weights_on_top_of_a_model(folder: Path) -> None:
+    text = CONFIG.replace("[lora]\nrank = 2\n", "").replace(
+        'load = "start"', 'load = "start"\nhead_options = { multi = { queries = "learned" } }'
+    )
+    only = 'freeze = ["^encoders"]\nlearning_rate = 0.1\nmax_steps = 3'
+    (folder / "config.toml").write_text(text.replace("max_steps = 3", only))
+    assert run("train", folder / "config.toml") == 0
+    start, model = load(folder / "start"), load(folder / "run" / "model")
+    assert model.head("multi").config.queries == "learned"
+    asked = model.encode_queries(["a b c d"]).values
+    lengths = asked.norm(dim=-1)
+    assert bool((lengths - 1).abs().max() > 1e-3)
+    assert torch.allclose(
+        asked / lengths[:, None], start.encode_queries(["a b c d"]).values, atol=1e-6
+    )
+
+
+def test_a_file_may_name_backbones_of_any_modality() -> None:
+    table = ModelTable(audio="log-mel", dim=16, heads=("multi",))
+    model = _model(table, Path())
+    assert list(model.encoders) == ["audio"] and model.dim == 16 and list(model.heads) == ["multi"]
+
+
 def test_the_example_has_every_table_and_is_read(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
     path.write_text(EXAMPLE)
@@ -120,8 +152,6 @@ def test_the_example_has_every_table_and_is_read(tmp_path: Path) -> None:
     empty = [f.name for f in fields(RunConfig) if not getattr(config, f.name)]
     assert empty == ["eval_data"]
     assert len(goals(config)) == 3
-    from lateint.training_config import _arguments
-
     config.arguments.pop("bf16")  # a CPU may have none
     assert _arguments(config, tmp_path).learning_rates == {"projection": 1e-3}
 
@@ -138,6 +168,11 @@ def test_the_example_has_every_table_and_is_read(tmp_path: Path) -> None:
         ('head = "single"', 'head = "singel"', "no head 'singel'"),
         ('role = "query"', 'role = "label"', "columns.*role"),
         ('load = "start"', 'load = "start"\ntext = "x"', "not both"),
+        (
+            'load = "start"',
+            'load = "start"\nhead_options = { multi = { querys = "learned" } }',
+            "head_options: multi: unknown key 'querys', did you mean 'queries'",
+        ),
         ('name = "q"', 'name = "queri"', "no column 'queri'"),
         ("pairs.jsonl", "pears.jsonl", "pears.jsonl: no such file"),
         ('kind = "KL"', 'kind = "Loss"', "unknown loss 'Loss'"),

@@ -378,6 +378,21 @@ def test_streams_teachers_and_early_stopping(tmp_path: Path) -> None:
         Trainer(toy.model(), arguments(tmp_path, max_steps=-1), stream)
 
 
+def test_a_dataset_that_streams_is_read_by_position_scores_too(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = [{**row, "score": [2.0, 1.0]} for row in toy.pairs(16, negatives=1)]
+    stream = datasets.Dataset.from_list(rows).to_iterable_dataset()
+    curves = []
+    for again in range(2):
+        trainer = Trainer(toy.model(), arguments(tmp_path / str(again)), stream, loss=KL())
+        trainer.train()
+        curves.append(losses(trainer))
+    assert curves[0] == curves[1] and curves[0][0] > 0
+    with pytest.raises(ValueError, match="no data set has scores"):
+        plain = stream.remove_columns("score")
+        Trainer(toy.model(), arguments(tmp_path), plain, loss=KL())
+
+
 def test_what_cannot_be_trained_is_said_at_the_start(tmp_path: Path) -> None:
     args = arguments(tmp_path)
     with pytest.raises(ValueError, match="no head 'other'"):
