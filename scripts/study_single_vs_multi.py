@@ -51,7 +51,6 @@ from token_data import weights
 
 from lateint.evaluation import Benchmark, Encoding, InformationRetrieval, evaluate
 from lateint.evaluation.metrics import per_query
-from lateint.heads import MultiVectorConfig, make_head
 from lateint.losses import InfoNCE
 from lateint.model import LateInteractionModel
 from lateint.objective import Objective
@@ -66,25 +65,8 @@ NOTHING: dict[str, Any] = {"cpu_seconds": 0, "corpora": {}}  # of a model that w
 FEW = ("packages", "manual pages", "long 4")  # tests of what is no row of the large tables
 
 
-@dataclass(frozen=True)
-class Setup:
-    """heads: trained and tested. learned: whether the query tokens of "multi" have learned weights.
-    start: the setup that it goes on from, with an encoder that stays as it is; "": none."""
-
-    heads: tuple[str, ...] = ("multi", "single")
-    learned: bool = False
-    start: str = ""
-
-
-SETUPS = {
-    SHELF: Setup(),
-    "single": Setup(("single",)),
-    "multi": Setup(("multi",)),
-    "joint": Setup(),
-    # of ablate_scoring_head.py
-    "learned": Setup(("multi",), learned=True),
-    "weights": Setup(("multi",), learned=True, start="multi"),
-}
+BOTH = ("multi", "single")
+SETUPS = {SHELF: BOTH, "single": ("single",), "multi": ("multi",), "joint": BOTH}  # and their heads
 
 
 @dataclass(frozen=True)
@@ -113,7 +95,6 @@ class Plan:
     evaluate: int = 3
     rate: float = 1e-4
     projection_rate: float = 1e-3
-    weight_rate: float = 1e-2
 
 
 def main() -> None:
@@ -174,8 +155,8 @@ class Study:
 
     def corpora(self, unit: Unit) -> dict[str, Benchmark]:
         """The tests of a model."""
-        few = unit.pairs is not None or SETUPS[unit.setup].learned
-        return {k: v for k, v in self.texts.tests.items() if not few or k in FEW}
+        tests = self.texts.tests
+        return tests if unit.pairs is None else {k: v for k, v in tests.items() if k in FEW}
 
     def prepare(self) -> None:
         """Runs the frozen layers over every text."""
@@ -209,7 +190,7 @@ class Study:
             report = evaluate(
                 model,
                 corpus,
-                heads=SETUPS[unit.setup].heads,
+                heads=SETUPS[unit.setup],
                 baselines=("bm25", "hybrid") if unit.setup == SHELF else ("hybrid",),
                 metrics=METRICS,
                 encoding=Encoding(batch_tokens=4096),
@@ -234,14 +215,8 @@ class Study:
         if path.exists():
             model.load_state_dict(load_file(path))
             return
-        plan, setup = self.plan, SETUPS[unit.setup]
-        rates = {r"\.query_weight\.": plan.weight_rate} if setup.learned else {}
-        if setup.start:
-            first = path.with_name(f"{replace(unit, setup=setup.start).name}.safetensors")
-            model.load_state_dict(load_file(first), strict=False)  # all but the weights' net
-        else:
-            rates[r"\.projection\."] = plan.projection_rate
-        goals = [Objective(InfoNCE(TEMPERATURE), head, MaxSim(mean=True)) for head in setup.heads]
+        plan, heads = self.plan, SETUPS[unit.setup]
+        goals = [Objective(InfoNCE(TEMPERATURE), head, MaxSim(mean=True)) for head in heads]
         pairs = self.pairs[: unit.pairs or plan.sizes.train]
         steps = len(pairs) // plan.batch
         arguments = TrainingArguments(
@@ -249,8 +224,7 @@ class Study:
             per_device_train_batch_size=plan.batch,
             max_steps=steps,
             learning_rate=plan.rate,
-            learning_rates=rates,
-            freeze=[r"^encoders\."] if setup.start else [],
+            learning_rates={r"\.projection\.": plan.projection_rate},
             lr_scheduler_type="cosine",
             warmup_steps=max(1, steps // 10),
             logging_steps=max(1, steps // 20),
@@ -266,7 +240,7 @@ class Study:
         )
         rows = [{"query": pair.query, "document": pair.document} for pair in pairs]
         evaluator = InformationRetrieval.of(
-            self.texts.dev, metrics=["nDCG@10"], heads=setup.heads, name="dev"
+            self.texts.dev, metrics=["nDCG@10"], heads=heads, name="dev"
         )
         trainer = Trainer(model, arguments, rows, loss=goals, evaluator=evaluator)
         trainer.train()
@@ -291,11 +265,7 @@ class Study:
             torch.nn.init.eye_(text.projection.weight)
         else:
             torch.nn.init.orthogonal_(text.projection.weight)
-        encoders = {"text": UpperText(text, FROZEN, self.store)}
-        if SETUPS[unit.setup].learned:
-            head = make_head("multi", MultiVectorConfig(queries="learned", width=DIM))
-            return LateInteractionModel(encoders, {"multi": head}).eval()
-        return LateInteractionModel(encoders).eval()
+        return LateInteractionModel({"text": UpperText(text, FROZEN, self.store)}).eval()
 
     def report(self, record: bool) -> None:
         """Tables of what is there: means and deviations over seeds, tests over queries."""
