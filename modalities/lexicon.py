@@ -95,8 +95,8 @@ class Lexicon(nn.Module):
             for which, rows in zip(chosen.tolist(), asking, strict=True):
                 part = slice(ends[which] - int(self.groups[which]), ends[which])
                 alike = _weight(flat[rows] @ keys[part].T)
-                total = total.index_add(0, rows, alike @ meanings[part])
-                share = share.index_add(0, rows, alike.sum(1, keepdim=True))
+                total.index_add_(0, rows, alike @ meanings[part])
+                share.index_add_(0, rows, alike.sum(1, keepdim=True))
             total = total / share
         return total.view(*vectors.shape[:-1], MEANING).to(vectors.dtype)
 
