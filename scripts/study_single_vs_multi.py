@@ -62,9 +62,7 @@ FROZEN, DIM, WIDTH = 4, 128, 384
 LENGTH = 64  # tokens of a document in training
 TEMPERATURE = 0.05
 NOTHING: dict[str, Any] = {"cpu_seconds": 0, "corpora": {}}  # of a model that was not tested yet
-FEW = ("packages", "manual pages", "long 4")  # tests of what is no row of the large tables
-
-
+FEW = ("packages", "manual pages", "long 4")  # tests of models with more or fewer pairs
 BOTH = ("multi", "single")
 SETUPS = {SHELF: BOTH, "single": ("single",), "multi": ("multi",), "joint": BOTH}  # and their heads
 
@@ -284,7 +282,8 @@ class Study:
             lines.append(line)
             print(f"\n{corpus}: {line['documents']} documents, {line['queries']} queries")
             print(shown(table), *map(said, line["comparisons"]), sep="\n")
-        lines.append({"table": "pairs", "corpora": self._by_pairs()})
+        if any(self._kept("tests", unit) for unit in self.curve_units()):
+            lines.append({"table": "pairs", "corpora": self._by_pairs()})
         curves = {unit.name: curve(self._kept("curves", unit) or []) for unit in self.units()}
         lines.append({"table": "curves", "runs": {k: v for k, v in curves.items() if v}})
         spent = {
