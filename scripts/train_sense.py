@@ -119,11 +119,17 @@ def asked(model: Model, spelt: Spelt, texts: list[list[str]]) -> Tokens:
 
 def begin(start: Path, lexicon: Lexicon) -> Model:
     """The contexts of a stage without meanings, with meanings that count from the start: their
-    shared projection is orthogonal, what the surroundings make of them is nothing yet."""
+    shared projection is orthogonal, what the surroundings make of them is nothing yet. How a page's
+    words see their surroundings stays as it was, which takes a third of the time of learning it
+    again; what is made of that, and all of the query's side, is trained."""
     model = Model(lexicon)
     model.load_state_dict(load_file(str(start)), strict=False)
     for part in (model.layout.sense, model.layout.pool_sense):
         nn.init.orthogonal_(part.weight, gain=GAIN)
+    layout = model.layout
+    for kept in (layout.enter, layout.enter_sense, layout.place, layout.blocks, layout.norm):
+        kept.requires_grad_(False)
+    layout.item.requires_grad_(False)
     return model
 
 
@@ -146,7 +152,7 @@ def train(
     source, spelt = Source(Corpus.load(corpus), readings, seed, known), Spelt(known)
     print(f"{len(source.pages)} pages, {len(source.titles)} titles, {len(known)} words", flush=True)
     model = begin(start, known)
-    run = Run(out, model, rate, steps, name="context", weight_decay=0.02, every=50)
+    run = Run(out, model, rate, steps, name="context", weight_decay=0.02, every=25)
     source.rng.seed(seed + run.step)
     rng = random.Random(seed + run.step)
     translate = Translator(lexicon.parent / "translations.json", rng)
@@ -156,14 +162,14 @@ def train(
         return translate(query.text) if rng.random() < TRANSLATED else query.text
 
     while run.step < steps:
-        queries, pages, right, ignored = source.batch(12)
+        queries, pages, right, ignored = source.batch(8)
         documents = model.documents([source.page(p) for p in pages])
         told = asked(model, spelt, [put(q) for q in queries])
         losses, facts = model.losses(*model.scores(told, documents), right, ignored)
-        short, long, answers = texts.batch(32)
+        short, long, answers = texts.batch(24)
         scores = model.scores(asked(model, spelt, short), model.documents(long))
         more, said = model.losses(*scores, answers, torch.zeros_like(answers))
         facts |= {f"text_{name}": value for name, value in said.items()}
         total = torch.stack([*losses.values(), *more.values()]).sum()
-        run.update(total, facts, warm_up=30, clip=1.0, decay=0.98)
+        run.update(total, facts, warm_up=15, clip=1.0, decay=0.95)
     return run.result
