@@ -8,7 +8,7 @@ import torch
 
 from modalities import words
 from modalities.layout import LayoutContext, QueryContext, geometry
-from modalities.lexicon import MEANING, PROBES, Lexicon
+from modalities.lexicon import MEANING, PROBES, Lexicon, shipped
 
 SPELT = ["window", "fenster", "fenetre", "gauge", "battery", "batterie", "the", "conference"]
 
@@ -115,3 +115,34 @@ def test_meanings_count_only_once_they_are_trained(lexicon: Lexicon) -> None:
             near = torch.nn.functional.cosine_similarity
             tokens, bare = (context(vectors, *rest, meaning=m).tokens[0] for m in (None, none))
             assert near(tokens[1], tokens[2], dim=0) > near(bare[1], bare[2], dim=0) + 0.4
+
+
+SAME = [
+    ("window", "fenster", "fenetre", "ventana", "finestra"),
+    ("keyboard", "tastatur", "clavier", "teclado", "tastiera"),
+    ("network", "netzwerk", "reseau", "red", "rete"),
+    ("install", "installieren", "installer", "instalar", "installare"),
+    ("printer", "drucker", "imprimante", "impresora", "stampante"),
+    ("image", "bild", "image", "imagen", "immagine"),
+    ("water", "wasser", "eau", "agua", "acqua"),
+    ("mountain", "berg", "montagne", "montana", "montagna"),
+    ("tree", "baum", "arbre", "arbol", "albero"),
+    ("password", "passwort", "passe", "contrasena", "password"),
+]
+
+
+def test_the_shipped_lexicon_finds_translations() -> None:
+    lexicon = shipped()
+    english = lexicon(words.vectors([row[0] for row in SAME]))
+    right = torch.arange(len(SAME))
+    for language in range(1, 5):
+        other = [row[language] for row in SAME]
+        cosine = torch.nn.functional.cosine_similarity(
+            lexicon(words.vectors(other))[:, None], english[None], dim=2
+        )
+        assert (cosine.argmax(1) == right).all(), (language, cosine.argmax(1).tolist())
+
+
+def test_in_the_shipped_lexicon_stop_words_mean_little() -> None:
+    lengths = shipped()(words.vectors(["the", "of", "und", "der", "les", "elephant"])).norm(dim=1)
+    assert lengths[:5].max() < 0.3 < 0.7 < lengths[5]
