@@ -4,7 +4,8 @@
 word it sees (`modalities.reader`), put into its surroundings (`modalities.layout`), and one for
 the page. `PageText` puts queries, and documents that are text already, into the same space. Their
 weights, 3 MB and 8 MB of what words mean (`modalities.lexicon`), are package data: nothing is
-downloaded. It reads words in Latin letters and digits (accents folded); other scripts and pictures without words are not for this model.
+downloaded. It reads words in Latin letters and digits (accents folded); other scripts and pictures
+without words are not for this model.
 """
 
 from __future__ import annotations
