@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
+from importlib.resources import files
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,7 @@ LAYERS = 4
 LATIN = "abcdefghijklmnopqrstuvwxyz"  # numbers are heard as words
 SPACE, BLANK = len(LATIN), len(LATIN) + 1  # after the letters: between words, nothing new
 SOUNDS = BLANK + 1
+ENGLISH = "english.txt"  # package data: words, the most frequent first
 
 
 @cache
@@ -112,6 +114,7 @@ REACH = 11  # steps of 40 ms that a block's convolution sees
 BLOCKS = 4
 PRESENT = 0.3  # a frame with less than this of any letter or space says nothing new; lower: more
 PAUSE = 0.6  # seconds between two letters from which on they are of two words
+SLOW = 0.4  # seconds a letter beyond which a word is none: noises that last
 SURE = 0.35  # mean certainty of a word's letters below which it is no word; lower: noise is heard
 
 
@@ -231,10 +234,75 @@ def heard(spelt: Tensor) -> Heard:
     first = spans.new_full((len(letters),), len(spelt))
     first = first.scatter_reduce(0, word, spans[:, 0], "amin")
     last = torch.zeros_like(first).scatter_reduce(0, word, spans[:, 1] + 1, "amax")
-    seconds = torch.stack([first, last], 1).float() * (FRAME / RATE)
-    sure = certainty > SURE
+    said = shares.argmax(1).split(letters.tolist())
+    slow = (last - first) * (FRAME / RATE) > SLOW * letters
+    sure = (certainty > SURE) & ~slow
+    first, last, letters, certainty = first[sure], last[sure], letters[sure], certainty[sure]
     unit = F.normalize(vectors[sure], dim=1)
-    return Heard(unit, seconds[sure], letters[sure], certainty[sure])
+    seconds = torch.stack([first, last], 1).float() * (FRAME / RATE)
+    kept = [one for one, stays in zip(said, sure.tolist(), strict=True) if stays]
+    unit = expected(spelt, unit, first, last, kept)
+    return Heard(unit, seconds, letters, certainty)
+
+
+LIKELY = 48  # words of the vocabulary that a heard one may be, those spelt most like it
+STRANGE = (
+    4.0  # nats against a word's being none of the vocabulary's; larger: more is taken for known
+)
+PRIOR = 0.6  # how much a word's frequency counts against its sound
+TRUST = 0.6  # how much the sound counts: frames are no independent witnesses, as CTC takes them
+
+
+@cache
+def vocabulary() -> tuple[Tensor, Tensor, Tensor]:
+    """English words, the most frequent first (package data): their letters (V, most) padded with
+    BLANK, how many (V,), and their vectors (V, WIDTH)."""
+    text = (files("modalities") / "weights" / ENGLISH).read_text("ascii")
+    spelling = text.split()
+    with torch.inference_mode(False):
+        letters = [torch.tensor([LATIN.index(c) for c in word]) for word in spelling]
+        padded = nn.utils.rnn.pad_sequence(letters, batch_first=True, padding_value=BLANK)
+        return padded, torch.tensor([len(x) for x in letters]), words.vectors(spelling)
+
+
+def expected(
+    spelt: Tensor, unit: Tensor, first: Tensor, last: Tensor, said: list[Tensor]
+) -> Tensor:
+    """Vectors (N, WIDTH) of heard words, in expectation over what they may be: each of the LIKELY
+    words of the vocabulary that are spelt most like it, weighed by how well its letters explain the
+    frames (CTC) and by how frequent it is, or none of them, with the vector `unit` as it sounds.
+
+    English is not spelt as it sounds: this is how "coferens" comes to lie near "conference".
+    spelt: (T, SOUNDS); first, last: (N,) frames of each word; said: its letters as they sound.
+    """
+    if not len(unit):
+        return unit
+    padded, sizes, vectors = (x.to(spelt.device) for x in vocabulary())
+    count = len(unit)
+    likely = (unit @ vectors.T).topk(min(LIKELY, len(vectors))).indices  # (N, K)
+    most = max(padded.shape[1], max(len(one) for one in said))
+    own = torch.stack([F.pad(one, (0, most - len(one)), value=BLANK) for one in said])
+    targets = F.pad(padded[likely], (0, most - padded.shape[1]), value=BLANK)
+    targets = torch.cat([targets, own[:, None]], 1)  # (N, K + 1, most): the last as it sounds
+    lengths = torch.tensor([len(one) for one in said], device=spelt.device)
+    lengths = torch.cat([sizes[likely], lengths[:, None]], 1)
+    begin, end = (first - 1).clamp(min=0), (last + 1).clamp(max=len(spelt))
+    at = begin[:, None] + torch.arange(int((end - begin).max()), device=spelt.device)
+    frames = spelt[at.clamp(max=len(spelt) - 1)]  # (N, T', SOUNDS)
+    choices = targets.shape[1]
+    lost = F.ctc_loss(
+        frames.repeat_interleave(choices, 0).transpose(0, 1),
+        targets.flatten(0, 1),
+        (end - begin).repeat_interleave(choices),
+        lengths.flatten(),
+        BLANK,
+        "none",
+    ).view(count, choices)
+    rank = torch.log(likely.float() + 10)
+    rare = torch.cat([PRIOR * rank, rank.new_full((count, 1), PRIOR * 9 + STRANGE)], 1)
+    share = (-TRUST * lost - rare).softmax(1)
+    mixed = torch.cat([vectors[likely], unit[:, None]], 1)
+    return F.normalize((share[..., None] * mixed).sum(1), dim=1)
 
 
 def _beside(here: Tensor, weight: Tensor, word: Tensor, step: int) -> Tensor:

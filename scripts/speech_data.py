@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import itertools
 import json
 import random
 import re
@@ -109,7 +110,7 @@ def letters(text: str) -> list[int]:
 def texts(data: Path, corpus: Path | None) -> Callable[[random.Random], str]:
     """A function that draws a text. corpus: `corpus.json` of stage collect, for its titles."""
     short = [said(short) for _, short, _ in descriptions(data)]
-    glosses, lemmas = _wordnet(data / "pkg" / "wordnet-base")
+    glosses, lemmas = wordnet(data / "pkg" / "wordnet-base")
     titles: list[str | None] = []
     if corpus is not None and corpus.exists():
         english = {word for gloss in glosses for word, _, _ in words.split(gloss)}
@@ -145,7 +146,7 @@ def texts(data: Path, corpus: Path | None) -> Callable[[random.Random], str]:
     return draw
 
 
-def _wordnet(package: Path) -> tuple[list[str], list[str]]:
+def wordnet(package: Path) -> tuple[list[str], list[str]]:
     """Glosses and their examples, and lemmas in small letters, of WordNet 3.0."""
     glosses, lemmas = [], []
     for kind in ("noun", "verb", "adj", "adv"):
@@ -357,7 +358,7 @@ def windows(
         rest = min(most - end, int(RATE * rng.uniform(0.05, 1)))
         whole = np.concatenate([*parts, np.zeros(rest, np.float32)])
         edges.append(len(whole))
-        spans = list(zip(edges[:-1], edges[1:], strict=True))
+        spans = list(itertools.pairwise(edges))
         yield Window(spoilt(rng, whole), spans, texts)
 
 
