@@ -73,7 +73,8 @@ class CollectionModel:
                 "can, and one trained over Whisper, wav2vec 2.0, HuBERT or AST (--model FOLDER)"
             )
         raise ValueError(
-            f"this model has no encoder for {' or '.join(wanted)}: it cannot read a {kind}"
+            f"this model has no encoder for {' or '.join(sorted(wanted, reverse=True))}: it cannot "
+            f"read a {kind}"
         )
 
     def refuses(self, kind: Kind) -> str | None:

