@@ -39,10 +39,9 @@ REDUCED = 256  # numbers of a cell that the tower reads
 GRID = 4  # rows and columns of cells; more: finer boxes, larger index, slower to train
 FEATURES = picture_net.WIDE + picture_net.FINE
 MOST_WORDS = 1024  # of one picture
-CERTAIN = (
-    0.75  # mean certainty below which what looked like a word was none; at 0.6 one more word in
-)
-# sixty of a page is kept, and twice as many are seen in drawings that have none
+# Mean certainty below which what looked like a word was none. At 0.6 a page keeps one word in sixty
+# more, and drawings without print have twice as many words.
+CERTAIN = 0.75
 PRINT = 12.0  # words of a picture from which its single vector is half that of a page
 QUERY_CELL = 0.2  # length of a cell's row where a picture asks
 
