@@ -412,19 +412,21 @@ def load(path: Path | str | None = None) -> LateInteractionModel:
     """A model from a folder that `LateInteractionModel.save` wrote; None: the model that ships.
 
     The shipped model reads pages ("page": rendered pages, scans), sees pictures ("image": what they
-    show, and what is printed in them) and puts text ("text") into the same space, width 128; its
-    query rows carry learned weights as their lengths. It comes with the package and needs no
-    network.
+    show, and what is printed in them), hears English speech ("audio") and puts text ("text") into
+    the same space, width 128; its query rows carry learned weights as their lengths. It comes with
+    the package and needs no network.
     """
     if path is not None:
         return LateInteractionModel.load(path)
     from modalities.page import PageReader, PageText
     from modalities.picture import PictureReader
+    from modalities.speech import SpeechReader
 
     heads = {"multi": make_head("multi", {"queries": "weighted"}), "single": make_head("single")}
     page = PageReader.shipped()
     encoders: dict[str, Encoder] = {"page": page, "text": PageText.shipped()}
     encoders["image"] = PictureReader.shipped(page)
+    encoders["audio"] = SpeechReader.shipped()
     return LateInteractionModel(encoders, heads).eval()
 
 

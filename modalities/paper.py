@@ -8,6 +8,7 @@ what carries no print is left out. This module knows ink and paper; letters are 
 from __future__ import annotations
 
 import math
+import statistics
 
 import torch
 from torch import Tensor
@@ -37,13 +38,15 @@ def skew_of(ink: Tensor) -> float:
     straight = sharp(0.0)
     if straight > 1.1 * max(sharp(-0.4), sharp(0.4)):  # most pages: no need to search
         return 0.0
-    coarse = max(_steps(0.0, MOST_SKEW, 0.4), key=sharp)
-    best = max(_steps(coarse, 0.3, 0.1), key=sharp)
-    return best if abs(best) >= 0.2 and sharp(best) > CLEARLY * straight else 0.0
+    tried = {angle: sharp(angle) for angle in _steps(0.0, MOST_SKEW, 0.4)}
+    best = max(_steps(max(tried, key=tried.__getitem__), 0.3, 0.1), key=sharp)
+    lines = sharp(best) > LINED * statistics.median(tried.values())
+    return best if lines and abs(best) >= 0.2 and sharp(best) > CLEARLY * straight else 0.0
 
 
 STRIP = 8  # pixels side by side that are taken together
 MOST_SKEW = 3.2
+LINED = 1.6  # sharper than most angles: what has no lines has no angle that stands out
 CLEARLY = 1.15  # sharper than as it came, for a page to be turned; higher: fewer are
 
 

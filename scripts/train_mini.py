@@ -313,7 +313,7 @@ def main() -> None:
     parser.add_argument("--sense-steps", type=int, default=100)
     parser.add_argument("--budget-steps", type=int, default=40)
     parser.add_argument("--speech-steps", type=int, default=train_speech.STEPS)
-    parser.add_argument("--speech-shards", type=int, default=13, help="9 minutes of speech each")
+    parser.add_argument("--speech-shards", type=int, default=19, help="9 minutes of speech each")
     parser.add_argument("--files", type=int, default=800, help="PDFs to collect words from")
     parser.add_argument("--pages", type=int, default=2000, help="to read before `seen`")
     parser.add_argument("--threads", type=int, default=2)

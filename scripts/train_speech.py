@@ -45,7 +45,7 @@ from modalities.speech import SOUND_TOKENS, Sounds
 WEIGHTS = Path(__file__).parent.parent / "modalities" / "weights" / "speech.safetensors"
 SEED = 23
 BATCH_FRAMES = 8_000  # of a step, padding included
-LEARNING_RATE, STEPS = 1.5e-3, 700
+LEARNING_RATE, STEPS = 1.5e-3, 1300
 VIEWS = 2  # of a sound: as it is, and slower
 EPOCHS = 40
 

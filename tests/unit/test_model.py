@@ -350,7 +350,7 @@ def test_from_backbones_trains_saves_and_loads(tmp_path: Path) -> None:
 
 def test_the_model_that_ships_reads_text_and_pages() -> None:
     model = lateint.load()
-    assert model.dim == 128 and set(model.encoders) == {"text", "page"}
+    assert model.dim == 128 and set(model.encoders) == {"text", "page", "image", "audio"}
     assert model.head("multi").config.queries == "weighted"
     words = model.encode_queries(["annual report"])[0][1:]  # after the token of the whole query
     assert words.shape == (2, 128) and ((words.norm(dim=-1) - 1).abs() > 1e-3).all()

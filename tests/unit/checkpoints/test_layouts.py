@@ -87,7 +87,7 @@ def test_a_layout_may_be_named(tmp_path: Path) -> None:
 
 
 def test_the_model_that_ships() -> None:
-    assert set(load().encoders) == {"page", "text"}
+    assert set(load().encoders) == {"page", "text", "image", "audio"}
 
 
 def test_a_bare_backbone_is_no_checkpoint(tmp_path: Path) -> None:

@@ -1,0 +1,139 @@
+"""The ear that ships: words heard against words written, from the wave to the hit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import lateint
+from lateint.heads import make_head
+from modalities import check_encoder
+from modalities.hearing import FRAME, MOST_FRAMES, RATE
+from modalities.layout import QueryContext
+from modalities.media import MediaError, open_audio
+from modalities.page import PageText
+from modalities.speech import SOUND_TOKENS, SpeechReader
+
+RECORDINGS = Path(__file__).parent.parent.parent / "recordings"
+QUESTION, BREAD = RECORDINGS / "question.flac", RECORDINGS / "bread.flac"
+SAID = "set the rain gauge counter back to zero"
+
+
+@pytest.fixture(scope="module")
+def ear() -> SpeechReader:
+    return SpeechReader.shipped()
+
+
+@pytest.fixture(scope="module")
+def text() -> PageText:
+    return PageText.shipped()
+
+
+def noise(seconds: float, level: float = 0.1, seed: int = 0) -> tuple[np.ndarray, int]:
+    samples = np.random.default_rng(seed).standard_normal(int(seconds * RATE)) * level
+    return samples.astype(np.float32), RATE
+
+
+@pytest.mark.parametrize("role", ["query", "document"])
+def test_contract(ear: SpeechReader, role: str) -> None:
+    silence = (np.zeros(RATE // 50, np.float32), RATE)
+    check_encoder(ear, [QUESTION, silence, noise(0.7)], role=role, atol=1e-4)  # type: ignore[arg-type]
+
+
+@torch.inference_mode()
+def test_a_question_heard_is_the_question_written(ear: SpeechReader, text: PageText) -> None:
+    grid = ear(ear.prepare([QUESTION], "query"))
+    documents = ["Set the rain gauge counter back to zero.", "Knead the dough and let it rise."]
+    written = text(text.prepare(documents, "document"))
+    scores = (grid.tokens[0] @ written.tokens.transpose(1, 2)).amax(2).sum(1)
+    assert scores[0] > scores[1] + 1.5
+    assert grid.pooled is not None and written.pooled is not None
+    assert float(grid.pooled[0] @ written.pooled[0]) > float(grid.pooled[0] @ written.pooled[1])
+
+
+@torch.inference_mode()
+def test_a_word_is_met_when_it_is_said(ear: SpeechReader, text: PageText) -> None:
+    seconds = open_audio(BREAD).seconds
+    grid = ear(ear.prepare([BREAD], "document"))
+    assert grid.seconds is not None and grid.shape[0] == (1, grid.tokens.shape[1])
+    assert grid.seconds[0, 0].tolist() == pytest.approx([0, seconds], abs=1e-3)
+    when = {}
+    for word in ("minutes", "morning"):
+        query = text(text.prepare([word], "query")).tokens[0, 1]
+        when[word] = grid.seconds[0, 1 + int((grid.tokens[0, 1:] @ query).argmax())].tolist()
+    assert when["minutes"][1] < seconds / 2 < when["morning"][0]
+    assert all(0 < end - start < 2 for start, end in when.values())
+
+
+@torch.inference_mode()
+def test_a_long_recording_is_read_in_windows(ear: SpeechReader) -> None:
+    """Up to the middle of the first overlap it is what the first window says, at the end what the
+    last one says, and each frame comes once."""
+    once = open_audio(BREAD).samples
+    samples = torch.from_numpy(np.tile(once, 41 * RATE // len(once) + 1)[: 41 * RATE])
+    spelt, frames = ear.spell(samples)
+    count = 41 * RATE // FRAME
+    assert len(spelt) == len(frames) == count
+    first, _ = ear.hearing.listen(samples[: MOST_FRAMES * FRAME])
+    last, _ = ear.hearing.listen(samples[(count - MOST_FRAMES) * FRAME :])
+    cut = (count - MOST_FRAMES + MOST_FRAMES) // 2
+    torch.testing.assert_close(spelt[:cut], first[:cut], atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(spelt[cut:], last[cut - count :], atol=1e-3, rtol=1e-3)
+
+
+@torch.inference_mode()
+def test_what_is_no_speech_gets_tokens_of_its_own(ear: SpeechReader) -> None:
+    grid = ear(ear.prepare([noise(2.0, seed=3), QUESTION], "document"))
+    assert grid.seconds is not None
+    labels = ear.labels(noise(2.0, seed=3), "document")
+    assert labels[-SOUND_TOKENS:] == [f"sound {i}" for i in range(1, SOUND_TOKENS + 1)]
+    assert grid.shape[0] == (1, len(labels))
+    heard = ear.labels(QUESTION, "document")
+    assert not any(label.startswith("sound") for label in heard)
+    assert 6 <= len(heard) - 1 <= 10  # eight words
+
+
+@torch.inference_mode()
+def test_silence_has_one_token(ear: SpeechReader) -> None:
+    grid = ear(ear.prepare([(np.zeros(3 * RATE, np.float32), RATE)], "document"))
+    assert grid.shape == ((1, 1),)
+    assert bool(torch.isfinite(grid.tokens).all())
+
+
+def test_a_question_has_as_many_words_as_a_written_one(ear: SpeechReader) -> None:
+    long = np.tile(open_audio(QUESTION).samples, 12)
+    assert len(ear.labels((long, RATE), "query")) == 1 + QueryContext.MAX_WORDS
+    assert ear.cost([(long, RATE)], "query")[0] == 1 + QueryContext.MAX_WORDS
+
+
+def test_what_cannot_be_read_is_named(ear: SpeechReader, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.wav"
+    broken.write_bytes(b"RIFF")
+    for path in (broken, tmp_path / "missing.wav"):
+        with pytest.raises(MediaError, match=path.name):
+            ear.prepare([path], "query")
+    with pytest.raises(TypeError, match="a recording is"):
+        ear.prepare([3], "query")
+
+
+def test_collection_of_recordings(ear: SpeechReader, text: PageText, tmp_path: Path) -> None:
+    """Recordings and a text found by words, and by a spoken question."""
+    heads = {"multi": make_head("multi", {"queries": "weighted"})}
+    model = lateint.LateInteractionModel({"audio": ear, "text": text}, heads)
+    folder = tmp_path / "files"
+    folder.mkdir()
+    samples, rate = soundfile.read(BREAD, dtype="float32")
+    soundfile.write(folder / "bread.wav", samples, rate)
+    (folder / "gauge.txt").write_text(f"{SAID.capitalize()} with the brass key.\n")
+    (folder / "birds.txt").write_text("Gulls call at dawn over the harbour.\n")
+    collection = lateint.Collection.create(tmp_path / "c", model)
+    collection.add(folder)
+    hit = collection.search("let it rise until morning", k=3)[0]
+    assert hit.id.endswith("bread.wav")
+    times = [match.seconds for match in hit.words if match.word == "morning"]
+    assert times and times[0] is not None and times[0][0] > len(samples) / rate / 2
+    assert collection.search(audio=QUESTION, k=3)[0].id.endswith("gauge.txt")
