@@ -137,7 +137,7 @@ class GlyphNet(nn.Module):
         widened(state, prefix + "classes.")
         if prefix + "centre.bias" in state and prefix + "early.bias" not in state:
             state[prefix + "early.weight"] = torch.zeros_like(self.early.weight)
-            state[prefix + "early.bias"] = torch.full_like(self.early.bias, 10.0)
+            state[prefix + "early.bias"] = self.early.weight.new_full((1,), 10.0)
         super()._load_from_state_dict(state, prefix, *rest)
 
     def characters(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -290,8 +290,8 @@ def join(fine: Reading, coarse: Reading, large: float) -> Reading:
     against = (wide * (shared & (sure[:, None] >= coarse.certainty[None]))).sum(0)
     stays = against <= 0.5 * (coarse.boxes[:, 2] - coarse.boxes[:, 0])
     coarse, fine = coarse.at(stays), fine.at(~shared[:, stays].any(1))
-    parts = zip(_fields(fine), _fields(coarse), strict=True)
-    return Reading(*(torch.cat(part) for part in parts)).ordered()
+    vectors, boxes, certainty = map(torch.cat, zip(_fields(fine), _fields(coarse), strict=True))
+    return Reading(vectors, boxes, certainty).ordered()
 
 
 def _tall(reading: Reading) -> Tensor:
