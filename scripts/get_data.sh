@@ -2,7 +2,9 @@
 # Public document packages (Debian) into DATA/pkg/<package> and font packages into
 # DATA/fonts/<package>, unpacked, not installed; and descriptions of packages in other scripts into
 # DATA/translations/<language>, by apt, beside the machine's own lists; and what the lexicon learns from.
-#   scripts/get_data.sh DATA [train|dev|fonts|scripts|lexicon|all]
+#   scripts/get_data.sh DATA [train|dev|fonts|scripts|lexicon|pictures|speech|all]
+# pictures: see get_pictures.sh, which calls this; speech: sounds, words, what speaks, and the asterisk
+# prompts, which are for measuring (mini_speech.py): no training reads them.
 # Without apt: put the same folders there by other means; the Python scripts only look at DATA.
 set -eu
 data=${1:?folder}; what=${2:-all}
@@ -21,6 +23,9 @@ fonts-cantarell fonts-freefont-ttf fonts-linuxlibertine fonts-ebgaramond fonts-i
 fonts-noto-core fonts-hack fonts-cabin fonts-comfortaa fonts-junicode fonts-lmodern fonts-quicksand
 fonts-jetbrains-mono fonts-sil-gentium fonts-sil-charis fonts-league-spartan fonts-karla fonts-gfs-didot
 fonts-tuffy"
+pictures="tuxpaint-stamps-default fonts-noto-color-emoji unicode-cldr-core openclipart-svg"
+speech="flite libflite1 wordnet-base tuxpaint-stamps-default sonic-pi-samples sound-theme-freedesktop
+asterisk-core-sounds-en asterisk-core-sounds-en-wav"
 fetch() { # a folder of DATA, then packages
   folder=$1; shift
   mkdir -p "$data/debs" "$data/$folder"
@@ -45,4 +50,6 @@ case $what in train|scripts|all) fetch pkg $scripts; translations $languages ;; 
 case $what in train|all) fetch pkg $train; fetch fonts $fonts ;; esac
 case $what in lexicon|all) fetch pkg $lexicon; translations $tongues ;; esac
 case $what in dev|all) fetch pkg $dev ;; esac
+case $what in pictures|all) fetch pkg $pictures ;; esac
+case $what in speech|all) fetch pkg $speech ;; esac
 case $what in fonts) fetch fonts $fonts ;; esac

@@ -6,14 +6,8 @@
 # and reads Noto's font with fonttools: pip install fonttools.
 set -eu
 data=${1:?folder}
-mkdir -p "$data/debs" "$data/pkg" "$data/pictures" "$data/wheels"
-for package in tuxpaint-stamps-default fonts-noto-color-emoji unicode-cldr-core openclipart-svg; do
-  [ -d "$data/pkg/$package" ] && continue
-  (cd "$data/debs" && apt-get download "$package")
-  mkdir -p "$data/pkg/$package.part"
-  dpkg -x "$data/debs/$package"_*.deb "$data/pkg/$package.part"
-  mv "$data/pkg/$package.part" "$data/pkg/$package"
-done
+mkdir -p "$data/pictures" "$data/wheels"
+"$(dirname "$0")/get_data.sh" "$data" pictures
 for package in openmoji@17.0.0 @mdi/svg@7.4.47 lucide-static@1.62.0; do
   name=$(echo "${package%@*}" | tr -d @ | tr / -)
   [ -d "$data/pictures/$name" ] && continue

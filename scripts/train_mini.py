@@ -18,7 +18,7 @@ resumes:
     pack      the package's weights in half precision
     pictures  the picture tower and its weights (after scripts/get_pictures.sh DATA)
     picture-styles  towers that saw one drawing style of emoji, to measure on the other
-    speech    speech made here -> letters heard (after scripts/get_speech.sh DATA)
+    speech    speech made here -> letters heard (after scripts/get_data.sh DATA speech)
     sounds    named sounds, and the weights of all that hears
 Curves (`curve.jsonl`) and checkpoints lie beside the results. DATA holds `pkg/<package>/...` with
 unpacked document packages.

@@ -38,6 +38,7 @@ from lateint.ragged import Ragged
 from modalities import packed, words
 from modalities.encoder import Batch, Encoder, Role
 from modalities.grid import TokenGrid
+from modalities.image import patch_labels
 from modalities.layout import DIM
 from modalities.page import PageText
 from modalities.picture import FEATURES, GRID, REDUCED, PictureTower
@@ -175,7 +176,7 @@ class StoredText(Encoder):
         return [1] * len(raw)
 
     def labels(self, item: Any, role: Role) -> list[str]:
-        raise NotImplementedError("rows of a table have no labels")
+        return [f"token {i}" for i in range(int(self.stored.lengths[self.rows[item]]))]
 
 
 class StoredPictures(Encoder):
@@ -206,7 +207,7 @@ class StoredPictures(Encoder):
         return [1 + GRID * GRID] * len(raw)
 
     def labels(self, item: Any, role: Role) -> list[str]:
-        raise NotImplementedError("rows of a table have no labels")
+        return ["[picture]", *patch_labels(GRID, GRID)]
 
 
 def stored_text(texts: Sequence[str], text: PageText) -> StoredText:

@@ -190,7 +190,7 @@ class StoredSounds(Encoder):
         return [SOUND_TOKENS] * len(raw)
 
     def labels(self, item: Any, role: Role) -> list[str]:
-        raise NotImplementedError("rows of a table have no labels")
+        return [f"sound {i}" for i in range(1, SOUND_TOKENS + 1)]
 
 
 @torch.inference_mode()

