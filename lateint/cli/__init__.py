@@ -37,7 +37,7 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
 
 app = typer.Typer(
     name="lateint",
-    help="Search PDFs, pictures and texts by what their pages show. Works offline.",
+    help="Search PDFs, pictures, texts and recordings by what they show and say. Works offline.",
     epilog="Exit status: 0 done, files that could not be read are named on stderr; 1 an error, or "
     "none of the files could be read; 2 wrong usage. LATEINT_DEBUG=1 shows where an error comes from.",
     no_args_is_help=True,
