@@ -31,6 +31,7 @@ import numpy as np
 import torch
 
 from lateint.index import kernels
+from lateint.index.codec import LEVELS, level_sets
 from lateint.index.kernels import Query
 
 DIM = 128
@@ -82,16 +83,15 @@ def _quantised(engine: str, a: torch.Tensor, b: torch.Tensor) -> Callable[[], An
 def scored(nbits: int, tokens: int, count: int, name: str) -> Timed:
     """Scoring `count` document tokens with a query of `tokens`."""
     rng = np.random.default_rng(1)
-    levels = {1: [-1, 1], 2: [-10, -3, 3, 10], 4: [*range(-63, -6, 8), *range(7, 64, 8)]}[nbits]
     packed = rng.integers(0, 256, (count, DIM * nbits // 8), dtype=np.uint8)
     codes = rng.integers(0, CENTROIDS, count, dtype=np.uint16)
     factor = rng.random(count, dtype=np.float32)
     offsets = np.arange(0, count + 1, LENGTH)
     query = asked(tokens)
-    table = np.asarray(levels, np.int8)
+    levels = level_sets(LEVELS[nbits][0])
 
     def run() -> Any:
-        return kernels.score(query, codes, packed, offsets, None, table, factor, threads=1)
+        return kernels.score(query, codes, packed, offsets, None, levels, factor, threads=1)
 
     return (name, 2.0 * tokens * count * DIM, run)
 

@@ -1,4 +1,4 @@
-"""The codec: a token of D floats becomes a centroid's number and D levels of 1, 2 or 4 bits.
+"""The codec: a token of D floats becomes a centroid's number and D symbols of 1, 2 or 4 bits.
 
 Knows numbers, not documents, files or queries' scores. The packing of bits and the passes over all
 tokens are the kernels' (`lateint.index.kernels`).
@@ -6,12 +6,14 @@ tokens are the kernels' (`lateint.index.kernels`).
     y = R x                          a random rotation evens out the dimensions; MaxSim does not see it
     code = nearest centroid to y     through coarse cells (`kmeans.Cells`)
     r = y - c_code, divided by its spread |r| / sqrt(D): every token then uses all of the levels
-    level_d of r_d / (t scale_d)     2^nbits int8 levels for all dimensions, fitted (Lloyd-Max)
+    symbols of r / (t scale)         a trellis code (kernels: TRELLIS): each means one of 2^nbits int8
+                                     levels, of which there are two sets, told by the symbols before
     f                                the token's factor, one byte: 256 steps of equal ratio
     y ~ c_code + f * scale * level
 
-Of a few stretches t the one is taken that suits the token best: at 4 bits and 128 dimensions 14 %
-less energy in the error than with t = 1 always, at no cost in bytes or searching. The factor is the
+Of a few stretches t the one is taken that suits the token best, at no cost in bytes or searching. The
+levels are the best for a normal distribution, which is what the rotation makes of residuals (Lloyd's
+iteration over the trellis, then whole numbers; test_codec.py looks whether they are). The factor is the
 one that minimises |e|^2 + 64 <e, y>^2 / <y, y> for the error e that is left: the query token that a
 token is the best match of points its way, so an error along the token itself counts most (ScaNN's
 anisotropic loss, applied to the factor only).
@@ -39,18 +41,24 @@ Array = npt.NDArray[Any]
 MOST = 65536  # centroids: a code is 16 bits
 FEWEST = 16
 PER_CENTROID = 32  # points of the sample; more: slightly better centroids, slower training
-SAMPLE_BYTES = 192 << 20  # of float32: bounds the memory of training
+SAMPLE_BYTES = 176 << 20  # of float32: bounds the memory of training
 BLOCK = 32768  # tokens encoded together: bounds the memory of encoding
 FITTED = 1 << 16  # tokens of which the residuals' lengths are measured
-FIT = 1 << 20  # residual numbers that levels are fitted to
-LARGEST = {1: 1, 2: 10, 4: 63}  # largest level; small ones keep the kernels' sums in 16 bits
-ALONG = 64.0  # weight of the error along the token: (D - 1) cos^2 / (1 - cos^2) at cosine 0.58
-STRETCHES = {  # more would take a hundredth off the error's energy
-    1: (1.0,),
-    2: (0.9, 1.0, 1.1),
-    4: (0.8, 0.87, 0.94, 1.01, 1.08, 1.16, 1.23, 1.3),
+# The positive levels of both sets, and the size of 1 in units of the residuals' standard deviation.
+# At 1 and 2 bits they are within +-32, which keeps the kernels' sums in 16 bits.
+LEVELS: dict[int, tuple[tuple[int, ...], float]] = {
+    1: ((10, 31), 0.0384),
+    2: ((3, 11, 18, 31), 0.0605),
+    4: ((1, 3, 5, 7, 9, 11, 13, 16, 18, 21, 24, 27, 31, 36, 43, 55), 0.0599),
 }
-ARRAYS = ("rotation", "centroids", "steps", "scale", "levels", "boundaries", "factors")
+ALONG = 64.0  # weight of the error along the token: (D - 1) cos^2 / (1 - cos^2) at cosine 0.58
+STRETCHES = {  # each more costs building a microsecond a token; twice as many: 3 % less energy
+    1: (0.95, 1.1, 1.25),
+    2: (0.84, 0.92, 1.0, 1.08, 1.16),
+    4: (0.83, 0.93, 1.03, 1.15),
+}
+ARRAYS = ("rotation", "centroids", "steps", "scale", "levels", "factors")
+PLAIN = ("boundaries",)  # what plain codes have besides
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +79,8 @@ class Codec:
 
     rotation: float32 (D, D), orthogonal; y = x @ rotation.
     whole: int8 (K, D) and steps: float32 (K,): the centroids, rotated.
-    scale: float32 (D,); levels: int8 (2^nbits,), rising; boundaries: float32 (2^nbits - 1,) between
-    them, in units of scale.
+    scale: float32 (D,); levels: int8 (2, 2^nbits), rising column by column. A plain code, out of an
+    index of format 2, has levels (2^nbits,) and boundaries float32 (2^nbits - 1,) between them.
     factors: float32 (256,), rising: what a token's factor byte stands for; kernels take
     `codec.factors[encoded.factor]`.
     """
@@ -82,7 +90,7 @@ class Codec:
     steps: F32
     scale: F32
     levels: npt.NDArray[np.int8]
-    boundaries: F32
+    boundaries: F32 | None
     factors: F32
 
     @property
@@ -91,7 +99,7 @@ class Codec:
 
     @property
     def nbits(self) -> int:
-        return len(self.levels).bit_length() - 1
+        return self.levels.shape[-1].bit_length() - 1
 
     @cached_property
     def centroids(self) -> F32:
@@ -125,7 +133,7 @@ class Codec:
         The same sample and seed give the same codec, byte for byte, on the same machine.
         Raises ValueError: wrong shape, NaN, no rows, impossible numbers.
         """
-        if nbits not in LARGEST:
+        if nbits not in LEVELS:
             raise ValueError(f"nbits is {nbits}; choose 1, 2 or 4")
         points = checked(sample, None)
         count, dim = points.shape
@@ -150,8 +158,9 @@ class Codec:
         spreads = spread(residuals)
         factors = np.geomspace(*factor_range(spreads), 256).astype(np.float32)
         residuals /= spreads[:, None]
-        scale, levels, boundaries = fit(residuals, nbits, rng)
-        return cls(rotation, whole, steps, scale, levels, boundaries, factors)
+        positive, unit = LEVELS[nbits]
+        scale = np.float32(unit) * deviations(residuals)
+        return cls(rotation, whole, steps, scale, level_sets(positive), None, factors)
 
     def rotate(self, values: Array) -> F32:
         """Tokens or query tokens (N, D) as the codec sees them, float32 (N, D)."""
@@ -213,8 +222,8 @@ class Codec:
             "steps": self.steps,
             "scale": self.scale,
             "levels": self.levels,
-            "boundaries": self.boundaries,
             "factors": self.factors,
+            **({} if self.boundaries is None else {"boundaries": self.boundaries}),
         }
 
     @classmethod
@@ -234,10 +243,7 @@ class Codec:
             raise ValueError(f"codec: has {len(whole)} centroids; wanted 1 to {MOST}")
         steps = _array(arrays, "steps", np.float32, (len(whole),))
         scale = _array(arrays, "scale", np.float32, (dim,))
-        levels = _array(arrays, "levels", np.int8, (None,))
-        if len(levels) not in (2, 4, 16):
-            raise ValueError(f"codec: has {len(levels)} levels; wanted 2, 4 or 16")
-        boundaries = _array(arrays, "boundaries", np.float32, (len(levels) - 1,))
+        levels, boundaries = _levels(arrays)
         factors = _array(arrays, "factors", np.float32, (256,))
         probe = np.cos(np.arange(dim, dtype=np.float64))  # turning must not change a length
         length = np.linalg.norm(probe)
@@ -246,13 +252,7 @@ class Codec:
         for name, array in (("steps", steps), ("scale", scale), ("factors", factors)):
             if not (array > 0).all():
                 raise ValueError(f"codec: {name} must be above 0")
-        for name, array in (("levels", levels), ("boundaries", boundaries), ("factors", factors)):
-            if not (array[1:] > array[:-1]).all():
-                raise ValueError(f"codec: {name} must rise")
-        if int(levels[-1]) - int(levels[0]) > kernels.LEVEL_LIMIT * 2:
-            raise ValueError(
-                f"codec: levels from {levels[0]} to {levels[-1]}; wanted within +-{kernels.LEVEL_LIMIT}"
-            )
+        _rises("factors", factors)
         return cls(rotation, whole, steps, scale, levels, boundaries, factors)
 
 
@@ -303,44 +303,19 @@ def factor_range(spreads: F32) -> tuple[float, float]:
     return max(0.5 * float(low), high / 50), high
 
 
-def fit(
-    residuals: F32, nbits: int, rng: np.random.Generator
-) -> tuple[F32, npt.NDArray[np.int8], F32]:
-    """(scale, levels, boundaries) of the smallest squared error: Lloyd-Max on a part of the
-    residuals (n, D), each dimension divided by its spread, made symmetric, levels rounded to int8
-    with the largest as LARGEST says."""
-    spread = np.sqrt(np.einsum("nd,nd->d", residuals, residuals) / len(residuals))
-    spread = np.maximum(spread, max(1e-3 * float(spread.max()), 1e-6)).astype(np.float32)
-    rows = max(1, FIT // residuals.shape[1])
-    chosen = np.sort(rng.choice(len(residuals), min(rows, len(residuals)), replace=False))
-    sizes = np.sort(np.abs(residuals[chosen] / spread).ravel().astype(np.float64))
-    levels = _lloyd_max(sizes, 1 << (nbits - 1))
-    unit = levels[-1] / LARGEST[nbits]
-    whole = np.rint(levels / unit)
-    room = np.arange(len(whole))  # levels stay different, also where residuals are all alike
-    whole = np.maximum.accumulate(np.maximum(whole, 1) - room) + room
-    whole = np.minimum(whole, LARGEST[nbits] - room[::-1])
+def deviations(residuals: F32) -> F32:
+    """Root of the mean square of each dimension of residuals (n, D), (D,), never 0."""
+    squares = np.einsum("nd,nd->d", residuals, residuals) / np.float32(len(residuals))
+    found = np.sqrt(squares)
+    return np.maximum(found, max(1e-3 * float(found.max()), 1e-6)).astype(np.float32)
+
+
+def level_sets(positive: tuple[int, ...]) -> npt.NDArray[np.int8]:
+    """The two sets of levels of a trellis code, int8 (2, n), out of all its positive levels (n,):
+    every second one, beginning with the lowest, and the others."""
+    whole = np.asarray(positive, np.int8)
     both = np.concatenate([-whole[::-1], whole])
-    boundaries = (both[1:] + both[:-1]) / 2
-    scale = (spread * unit).astype(np.float32)
-    return scale, both.astype(np.int8), boundaries.astype(np.float32)
-
-
-def _lloyd_max(sizes: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.float64]:
-    """`count` positive levels of the smallest squared error to `sizes` (sorted, >= 0)."""
-    if not sizes[-1] > 0:
-        # nothing is left to encode: any levels do
-        return np.arange(1, count + 1, dtype=np.float64) - np.float64(0.5)
-    totals = np.concatenate([[0], np.cumsum(sizes)])
-    levels: npt.NDArray[np.float64] = np.quantile(sizes, (np.arange(count) + 0.5) / count)
-    for _ in range(200):
-        ends = np.searchsorted(sizes, (levels[1:] + levels[:-1]) / 2)
-        ends = np.concatenate([[0], ends, [len(sizes)]])
-        held = np.diff(ends)
-        means = np.diff(totals[ends]) / np.maximum(held, 1)
-        levels = np.where(held > 0, means, levels)
-    floored: npt.NDArray[np.float64] = np.maximum(levels, 1e-9)
-    return floored
+    return np.ascontiguousarray(both.reshape(-1, 2).T)
 
 
 def checked(values: Array, dim: int | None) -> Array:
@@ -356,6 +331,33 @@ def checked(values: Array, dim: int | None) -> Array:
             f"token {int(bad.argmax())} has NaN or infinite values ({int(bad.sum())} such tokens)"
         )
     return values
+
+
+def _levels(arrays: Mapping[str, Array]) -> tuple[npt.NDArray[np.int8], F32 | None]:
+    """levels and boundaries of either code, checked."""
+    plain = np.ndim(arrays["levels"]) == 1
+    levels = _array(arrays, "levels", np.int8, (None,) if plain else (2, None))
+    row = levels.shape[-1]
+    if row not in (2, 4, 16):
+        raise ValueError(f"codec: has {row} levels; wanted 2, 4 or 16")
+    rising = levels.T.ravel().astype(np.int64)
+    _rises("levels", rising)
+    if rising[-1] - rising[0] > kernels.LEVEL_LIMIT * 2:
+        raise ValueError(
+            f"codec: levels from {rising[0]} to {rising[-1]}; wanted within +-{kernels.LEVEL_LIMIT}"
+        )
+    if not plain:
+        return levels, None
+    if "boundaries" not in arrays:
+        raise ValueError("codec lacks ['boundaries'], which a plain code has")
+    boundaries = _array(arrays, "boundaries", np.float32, (row - 1,))
+    _rises("boundaries", boundaries)
+    return levels, boundaries
+
+
+def _rises(name: str, array: Array) -> None:
+    if not (array[1:] > array[:-1]).all():
+        raise ValueError(f"codec: {name} must rise")
 
 
 def _array(

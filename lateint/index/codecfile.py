@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from lateint.index.codec import ARRAYS, Codec
+from lateint.index.codec import ARRAYS, PLAIN, Codec
 from lateint.index.errors import IndexCorrupt
 from lateint.index.segments import SegmentFile
 
@@ -26,7 +26,8 @@ class CodecFile:
     def codec(self) -> Codec:
         """Raises IndexCorrupt where the file does not hold the codec that the manifest names."""
         try:
-            codec = Codec.from_arrays({name: self.file.read(name) for name in ARRAYS})
+            names = [name for name in (*ARRAYS, *PLAIN) if name in self.file]
+            codec = Codec.from_arrays({name: self.file.read(name) for name in names})
         except ValueError as error:
             raise IndexCorrupt(f"{self.file.path}: {error}") from error
         if (codec.nbits, len(codec.centroids)) != (self.nbits, self.centroids):

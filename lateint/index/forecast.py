@@ -17,7 +17,7 @@ import numpy as np
 
 from lateint.index import kernels, kmeans
 from lateint.index.building import BUILD_TOKENS, SEGMENT_BYTES, TRAIN_TOKENS
-from lateint.index.codec import default_centroids, sample_size
+from lateint.index.codec import LEVELS, default_centroids, level_sets, sample_size
 from lateint.index.kinds import HalfSegment
 from lateint.index.options import Options, check_options
 from lateint.index.residual import ResidualSegment
@@ -73,7 +73,7 @@ class Rates:
         table = kernels.table(asked, threads=1)
         codes = rng.integers(0, 1024, tokens).astype(np.uint16)
         packed = rng.integers(0, 256, (tokens, kernels.packed_bytes(width, nbits))).astype(np.uint8)
-        levels = (2 * np.arange(1 << nbits) - (1 << nbits) + 1).astype(np.int8)
+        levels = level_sets(LEVELS[nbits][0])
         factor = np.ones(tokens, np.float32)
         ask = _seconds(
             lambda: kernels.table(kernels.prepare(query, whole, steps, scale), threads=1)

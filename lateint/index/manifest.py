@@ -17,7 +17,7 @@ from lateint.index.errors import IndexCorrupt, IndexTooNew, IndexTooOld
 from lateint.index.options import Options
 
 APPLICATION = 0x4C415449  # "LATI" in the database's header: tells our files from other people's
-FORMAT = 2  # what this version writes; 2 brought codecs
+FORMAT = 3  # what this version writes; 2 brought codecs, 3 trellis codes
 OLDEST = 1  # the oldest it reads, and brings to FORMAT with the first commit
 
 SEGMENTS_TABLE = """CREATE TABLE segments (

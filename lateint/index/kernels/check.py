@@ -48,11 +48,23 @@ def width(dim: int) -> None:
         raise ValueError(f"tokens are {dim} wide; wanted 1 to {MAX_DIM}")
 
 
-def levels(value: Any, nbits: int) -> None:
-    array("levels", value, np.int8, 1 << nbits)
+def levels(value: Any) -> int:
+    """Bits of a symbol: `value` is int8 (2^nbits,), or (2, 2^nbits) for a trellis code."""
+    row = value.shape[-1] if isinstance(value, np.ndarray) and value.ndim else 0
+    nbits = {2: 1, 4: 2, 16: 4}.get(row, 0)
+    if not nbits:
+        raise ValueError(f"levels: got {row} in a row; wanted an int8 array of 2, 4 or 16")
+    array("levels", value, np.int8, *((2, row) if value.ndim == 2 else (row,)))
     low, high = int(value.min()), int(value.max())
     if high - low > LEVEL_SPAN:
         raise ValueError(f"levels: from {low} to {high}; wanted a span of at most {LEVEL_SPAN}")
+    return nbits
+
+
+def boundaries(value: Any, nbits: int) -> None:
+    array("boundaries", value, np.float32, (1 << nbits) - 1)
+    if not (np.diff(value) >= 0).all():
+        raise ValueError("boundaries: must rise")
 
 
 def selection(offsets: Any, positions: Any) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lateint.index.kernels.symbols import levels_of, pack, stream
+
 Array = npt.NDArray[Any]
 
 ROWS = 1 << 14  # tokens gathered at once, so that working memory stays small
@@ -21,36 +23,12 @@ def isas() -> list[str]:
     return ["reference"]
 
 
-def pack(index: Array, nbits: int) -> Array:
-    """u8 [N, D] of level indices -> u8 [N, ceil(D nbits / 8)], low bits first."""
-    count, dim = index.shape
-    per = 8 // nbits
-    nbytes = -(-dim // per)
-    if count and dim and int(index.max()) >> nbits:
-        raise ValueError(f"index: holds {int(index.max())}; {nbits} bits hold {(1 << nbits) - 1}")
-    full = np.zeros((count, nbytes * per), np.uint8)
-    full[:, :dim] = index
-    planes = full.reshape(count, nbytes, per)
-    packed = np.zeros((count, nbytes), np.uint8)
-    for plane in range(per):
-        packed |= planes[:, :, plane] << np.uint8(plane * nbits)
-    return packed
-
-
-def unpack(packed: Array, dim: int, nbits: int) -> Array:
-    """The inverse of `pack`."""
-    per = 8 // nbits
-    shifts = np.arange(per, dtype=np.uint8) * np.uint8(nbits)
-    planes = (packed[:, :, None] >> shifts) & np.uint8((1 << nbits) - 1)
-    return np.ascontiguousarray(planes.reshape(len(packed), -1)[:, :dim])
-
-
 def quantise(
     values: Array,
     centroids: Array,
     codes: Array,
     scale: Array,
-    boundaries: Array,
+    boundaries: Array | None,
     levels: Array,
     stretches: Array,
     along: float,
@@ -70,19 +48,56 @@ def quantise(
         weight = np.float32(along) / np.maximum(_dots(token, token), np.float32(1e-12))
         both = _dots(token, left)
         best = np.full(len(token), -1, np.float32)
-        index = np.zeros(unit.shape, np.uint8)
+        symbols = np.zeros(unit.shape, np.uint8)
         for stretch in stretches:
-            tried = np.searchsorted(boundaries * stretch, unit.ravel()).reshape(unit.shape)
-            coded = levels.astype(np.float32)[tried] * scale
+            if boundaries is None:
+                tried = _paths(unit * scale / stretch, levels, scale, nbits)
+            else:
+                tried = np.searchsorted(boundaries * stretch, unit.ravel()).reshape(unit.shape)
+            coded = levels_of(pack(tried.astype(np.uint8), nbits), dim, levels) * scale
             own = _dots(token, coded)
             top = _dots(left, coded) + weight * both * own
             found = top / (_dots(coded, coded) + weight * own * own)
             gain = np.maximum(top, 0) * found
             better = gain > best
-            best[better], index[better] = gain[better], tried[better]
+            best[better], symbols[better] = gain[better], tried[better]
             factor[part][better] = found[better]
-        packed[part] = pack(index, nbits)
+        packed[part] = pack(symbols, nbits)
     return packed, factor
+
+
+def _paths(wanted: Array, levels: Array, scale: Array, nbits: int) -> Array:
+    """Symbols (N, D) of a trellis code with the smallest squared error of scale * level to `wanted`:
+    Viterbi's algorithm, stream by stream. A state is c1 + 2 c2."""
+    count, dim = wanted.shape
+    symbols = np.empty((count, dim), np.uint8)
+    every = np.arange(count)
+    for first in range(0, dim, stream(nbits)):
+        last = min(dim, first + stream(nbits))
+        cost = np.full((count, 4), np.inf, np.float32)
+        cost[:, 0] = 0
+        came = np.empty(
+            (last - first, count, 4, 2), np.uint8
+        )  # into each state: from c2, by s ^ c2
+        for d in range(first, last):
+            error = (wanted[:, d, None, None] - levels.astype(np.float32) * scale[d]) ** 2
+            subset = error.reshape(count, 2, -1, 2)  # (N, c1, other bits, lowest bit)
+            choice, least = subset.argmin(axis=2), subset.min(axis=2)
+            following = np.empty_like(cost)
+            for state in range(4):
+                c, c1 = state & 1, state >> 1
+                ways = np.stack([cost[:, c1 + 2 * c2] + least[:, c1, c ^ c2] for c2 in (0, 1)])
+                c2 = (ways[1] < ways[0]).astype(np.intp)
+                following[:, state] = ways[c2, every]
+                came[d - first, :, state, 0] = c2
+                came[d - first, :, state, 1] = 2 * choice[every, c1, c ^ c2] + (c ^ c2)
+            cost = following
+        state = cost.argmin(axis=1)
+        for d in range(last - 1, first - 1, -1):
+            c2, level = came[d - first, every, state].T
+            symbols[:, d] = level ^ c2
+            state = (state >> 1) + 2 * c2.astype(np.intp)
+    return symbols
 
 
 def _dots(a: Array, b: Array) -> Array:
@@ -104,7 +119,7 @@ def reconstruct(
     _check_codes(codes, len(centroids), 0)
     for low in range(0, len(codes), ROWS):
         part = slice(low, low + ROWS)
-        residual = levels.astype(np.float32)[unpack(packed[part], dim, nbits)] * scale
+        residual = levels_of(packed[part], dim, levels) * scale
         if factor is not None:
             residual *= factor[part, None]
         out[part] = centroids[codes[part]] + residual
@@ -267,7 +282,7 @@ def _similar(
 
     The products are sums of at most 1024 integers below 2^14, so float32 holds them exactly."""
     tokens, dim = q8.shape
-    residual = levels.astype(np.float32)[unpack(packed, dim, nbits)]
+    residual = levels_of(packed, dim, levels)
     exact = residual @ q8.astype(np.float32).T  # (N, T), whole numbers
     weight = step if factor is None else factor[:, None] * step
     return np.asarray(scores[codes, :tokens] + exact * weight, np.float32)

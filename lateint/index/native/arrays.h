@@ -28,6 +28,7 @@ template <class T>
 using Row = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 template <class T>
 using Matrix = nb::ndarray<const T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Levels = nb::ndarray<const int8_t, nb::c_contig, nb::device::cpu>;  // one row or two
 template <class T>
 using Maybe = std::optional<Row<T>>;
 template <class T>
@@ -72,6 +73,16 @@ inline void raise(const Fault& fault) {
 // What the caller has checked in Python, once more where memory depends on it.
 inline void wanted(bool condition, const char* what) {
     if (!condition) throw std::invalid_argument(what);
+}
+
+// Whether these levels are a trellis code's: two rows. Throws where they are no code's of nbits.
+inline bool is_trellis(const Levels& levels, int nbits) {
+    wanted(nbits == 1 || nbits == 2 || nbits == 4, "nbits: 1, 2 or 4");
+    const bool two = levels.ndim() == 2;
+    wanted((two || levels.ndim() == 1) && levels.shape(levels.ndim() - 1) == size_t{1} << nbits &&
+               (!two || levels.shape(0) == 2),
+           "levels: shape");
+    return two;
 }
 
 inline int up(int64_t count, int to) { return static_cast<int>((count + to - 1) / to * to); }

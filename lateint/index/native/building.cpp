@@ -16,26 +16,31 @@ void check_codes(const Row<uint16_t>& codes, size_t centroids) {
 
 std::tuple<Out<uint8_t>, Out<float>> quantise(Matrix<float> values, Matrix<float> centroids,
                                               Row<uint16_t> codes, Row<float> scale,
-                                              Row<float> boundaries, Row<int8_t> levels,
+                                              Maybe<float> boundaries, Levels levels,
                                               Row<float> stretches, double along, int nbits,
                                               int threads) {
     const size_t count = values.shape(0);
     const int dim = static_cast<int>(values.shape(1));
+    const bool trellis = is_trellis(levels, nbits);
     wanted(dim > 0 && dim <= 1024 && static_cast<int>(centroids.shape(1)) == dim &&
                static_cast<int>(scale.size()) == dim && codes.size() == count &&
-               levels.size() == size_t{1} << nbits && boundaries.size() + 1 == levels.size() &&
+               (trellis || (boundaries && boundaries->size() + 1 == levels.size())) &&
                stretches.size() > 0 && stretches.size() < 1000,
            "values: shape");
     check_codes(codes, centroids.shape(0));
-    const QuantiseJob job{values.data(), centroids.data(), codes.data(), scale.data(),
-                          boundaries.data(), levels.data(), stretches.data(), dim, nbits,
-                          static_cast<int>(stretches.size()), static_cast<float>(along)};
+    const QuantiseJob whole{values.data(), centroids.data(), codes.data(), scale.data(),
+                            boundaries ? boundaries->data() : nullptr, levels.data(),
+                            stretches.data(), dim, nbits, static_cast<int>(stretches.size()),
+                            static_cast<float>(along), trellis, nullptr};
     const size_t bytes = static_cast<size_t>(Layout(dim, nbits).bytes);
     Buffer<uint8_t> out(count * bytes);
     Buffer<float> factor(count);
     {
         nb::gil_scoped_release released;
         share(static_cast<int64_t>(count), 512, threads, [&](int64_t first, int64_t last) {
+            Buffer<uint8_t> scratch(trellis ? kTrellisScratch : 0);
+            QuantiseJob job = whole;
+            job.scratch = scratch.data;
             chosen->quantise(job, first, last, out.data, factor.data);
             return Fault{};
         });
@@ -44,23 +49,23 @@ std::tuple<Out<uint8_t>, Out<float>> quantise(Matrix<float> values, Matrix<float
 }
 
 Out<float> reconstruct(Row<uint16_t> codes, Matrix<uint8_t> packed, Matrix<float> centroids,
-                       Row<float> scale, Row<int8_t> levels, Maybe<float> factor, int nbits,
+                       Row<float> scale, Levels levels, Maybe<float> factor, int nbits,
                        int threads) {
     const size_t count = codes.size();
     const int dim = static_cast<int>(centroids.shape(1));
     wanted(dim > 0 && dim <= 1024 && packed.shape(0) == count &&
                static_cast<int>(packed.shape(1)) == Layout(dim, nbits).bytes &&
-               static_cast<int>(scale.size()) == dim && levels.size() == size_t{1} << nbits &&
-               (!factor || factor->size() == count),
+               static_cast<int>(scale.size()) == dim && (!factor || factor->size() == count),
            "packed: shape");
     check_codes(codes, centroids.shape(0));
+    const ReconstructJob job{codes.data(), packed.data(), centroids.data(), scale.data(),
+                             levels.data(), factor ? factor->data() : nullptr, dim, nbits,
+                             is_trellis(levels, nbits)};
     Buffer<float> out(count * static_cast<size_t>(dim));
     {
         nb::gil_scoped_release released;
         share(static_cast<int64_t>(count), 2048, threads, [&](int64_t first, int64_t last) {
-            chosen->reconstruct(codes.data(), packed.data(), centroids.data(), scale.data(),
-                                levels.data(), factor ? factor->data() : nullptr, dim, nbits, first,
-                                last, out.data);
+            chosen->reconstruct(job, first, last, out.data);
             return Fault{};
         });
     }

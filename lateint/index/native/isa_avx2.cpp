@@ -33,7 +33,7 @@ struct Avx2Unit : Floats256 {
     }
 };
 
-struct Avx2 : Bytes256 {
+struct Avx2 : X86 {
     using Main = Avx2Unit;
     using Rest = Avx2Unit;
     using Row16 = lateint::Row16;

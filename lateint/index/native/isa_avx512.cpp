@@ -68,7 +68,7 @@ struct VnniUnit512 {
     }
 };
 
-struct Avx512 : Bytes256 {
+struct Avx512 : X86 {
     using Main = VnniUnit512;
     using Rest = VnniUnit256;
     using Row16 = lateint::Row16;

@@ -40,7 +40,7 @@ struct NeonUnit : NeonFloats {
     }
 };
 
-struct Neon : NeonBytes {
+struct Neon : NeonIsa {
     using Main = NeonUnit;
     using Rest = NeonUnit;
     using Row16 = NeonRow16;

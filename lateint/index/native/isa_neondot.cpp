@@ -42,7 +42,7 @@ struct DotUnit : NeonFloats {
     }
 };
 
-struct NeonDot : NeonBytes {
+struct NeonDot : NeonIsa {
     using Main = DotUnit;
     using Rest = DotUnit;
     using Row16 = NeonRow16;

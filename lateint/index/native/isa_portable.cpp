@@ -97,21 +97,58 @@ inline float from_half(uint16_t h) {
     return value;
 }
 
+struct PortableBytes {
+    static constexpr int kPieces = 1;
+    uint8_t v[16];
+
+    template <class Get>
+    static inline PortableBytes each(Get get) {
+        PortableBytes out;
+        for (int i = 0; i < 16; ++i) out.v[i] = static_cast<uint8_t>(get(i));
+        return out;
+    }
+    static inline PortableBytes load(const uint8_t* p) {
+        return each([&](int i) { return p[i]; });
+    }
+    void store(uint8_t* p, int) const { std::memcpy(p, v, 16); }
+    static inline PortableBytes splat(int x) {
+        return each([&](int) { return x; });
+    }
+    PortableBytes operator&(const PortableBytes& o) const {
+        return each([&](int i) { return v[i] & o.v[i]; });
+    }
+    PortableBytes operator|(const PortableBytes& o) const {
+        return each([&](int i) { return v[i] | o.v[i]; });
+    }
+    PortableBytes operator^(const PortableBytes& o) const {
+        return each([&](int i) { return v[i] ^ o.v[i]; });
+    }
+    static inline PortableBytes shl(const PortableBytes& x, int by) {
+        return each([&](int i) { return x.v[i] << by; });
+    }
+    static inline PortableBytes shr(const PortableBytes& x, int by) {
+        return each([&](int i) { return x.v[i] >> by; });
+    }
+    static inline PortableBytes before(const PortableBytes& x) {
+        return each([&](int i) { return i ? x.v[i - 1] : 0; });
+    }
+    static inline PortableBytes lookup(const uint8_t* levels, const PortableBytes& index) {
+        return each([&](int i) { return levels[index.v[i]]; });
+    }
+    static inline PortableBytes choose(const PortableBytes& mask, const PortableBytes& a,
+                                       const PortableBytes& b) {
+        return each([&](int i) { return mask.v[i] & 128 ? a.v[i] : b.v[i]; });
+    }
+};
+
 struct Portable {
+    using Bytes = PortableBytes;
+    using Wide = PortableBytes;
     using Main = PortableUnit;
     using Rest = PortableUnit;
     using Row16 = PortableRow<16>;
     using Row32 = PortableRow<32>;
 
-    template <int NBITS>
-    static inline void plane(const uint8_t* packed, const uint8_t* levels, int shift,
-                             uint8_t* out) {
-        for (int i = 0; i < 16; ++i) out[i] = levels[packed[i] >> shift & ((1 << NBITS) - 1)];
-    }
-    template <int NBITS>
-    static inline void decode(const uint8_t* packed, const uint8_t* levels, uint8_t* out) {
-        for (int p = 0; p < 8 / NBITS; ++p) plane<NBITS>(packed, levels, p * NBITS, out + 16 * p);
-    }
     static inline void to_float(const uint16_t* values, size_t count, float* out) {
         for (size_t i = 0; i < count; ++i) out[i] = from_half(values[i]);
     }

@@ -90,7 +90,8 @@ struct ScoreJob {
     int64_t centroids;
     int tokens, padded, dim;  // of the query; padded to 8
     Layout layout;
-    uint8_t levels[16];      // level - lowest level: 0 to 127
+    uint8_t levels[2][16];   // level - lowest level: 0 to 127; the second row for trellis codes
+    bool trellis;
     const int8_t* query;     // made by `arrange`
     const int32_t* bias;     // [padded] lowest level * sum of q8
     const float* step;       // [padded]
@@ -128,11 +129,27 @@ struct QuantiseJob {
     const float* centroids;   // [centroids, dim]
     const uint16_t* codes;    // [tokens]
     const float* scale;       // [dim]
-    const float* boundaries;  // [levels - 1]
-    const int8_t* levels;     // [2^nbits]
+    const float* boundaries;  // [levels - 1]; null for trellis codes
+    const int8_t* levels;     // [2^nbits], or [2, 2^nbits] for trellis codes
     const float* stretches;   // [stretch]
     int dim, nbits, stretch;
     float along;
+    bool trellis;
+    void* scratch;            // kTrellisScratch bytes for trellis codes, on a cache line's boundary
+};
+
+// Bytes that one piece of work on trellis codes takes: see kernels_trellis.h.
+constexpr size_t kTrellisScratch = 1024 * 16 * (3 * sizeof(float) + 4 + 2) + 1024;
+
+struct ReconstructJob {
+    const uint16_t* codes;    // [tokens]
+    const uint8_t* packed;    // [tokens, bytes]
+    const float* centroids;   // [centroids, dim]
+    const float* scale;       // [dim]
+    const int8_t* levels;     // as in QuantiseJob
+    const float* factor;      // [tokens] or null
+    int dim, nbits;
+    bool trellis;
 };
 
 struct Kernels {
@@ -158,9 +175,7 @@ struct Kernels {
     // Tokens first to last.
     void (*quantise)(const QuantiseJob&, int64_t first, int64_t last, uint8_t* packed,
                      float* factor);
-    void (*reconstruct)(const uint16_t* codes, const uint8_t* packed, const float* centroids,
-                        const float* scale, const int8_t* levels, const float* factor, int dim,
-                        int nbits, int64_t first, int64_t last, float* out);
+    void (*reconstruct)(const ReconstructJob&, int64_t first, int64_t last, float* out);
     void (*to_bytes)(const float* scores, int tokens, int padded, int width, const float* floor,
                      float inverse, int64_t first, int64_t last, uint8_t* out);
 };

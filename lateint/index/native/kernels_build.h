@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels_float.h"
+#include "kernels_trellis.h"
 
 namespace lateint {
 namespace {
@@ -84,8 +85,8 @@ struct Residual {
     }
 };
 
-void quantise(const QuantiseJob& job, int64_t first, int64_t last, uint8_t* packed,
-              float* factor) {
+void quantise_plain(const QuantiseJob& job, int64_t first, int64_t last, uint8_t* packed,
+                    float* factor) {
     const Layout layout(job.dim, job.nbits);
     const int limits = (1 << job.nbits) - 1;
     Residual residual(job);
@@ -112,24 +113,32 @@ void quantise(const QuantiseJob& job, int64_t first, int64_t last, uint8_t* pack
     }
 }
 
-void reconstruct(const uint16_t* codes, const uint8_t* packed, const float* centroids,
-                 const float* scale, const int8_t* levels, const float* factor, int dim, int nbits,
-                 int64_t first, int64_t last, float* out) {
-    const Layout layout(dim, nbits);
-    const unsigned mask = (1u << nbits) - 1;
-    float level[16] = {};
-    for (int i = 0; i < 1 << nbits; ++i) level[i] = levels[i];
+void quantise(const QuantiseJob& job, int64_t first, int64_t last, uint8_t* packed,
+              float* factor) {
+    if (!job.trellis) quantise_plain(job, first, last, packed, factor);
+    else if (job.nbits == 4) quantise_trellis<4>(job, first, last, packed, factor);
+    else if (job.nbits == 2) quantise_trellis<2>(job, first, last, packed, factor);
+    else quantise_trellis<1>(job, first, last, packed, factor);
+}
+
+void reconstruct(const ReconstructJob& job, int64_t first, int64_t last, float* out) {
+    const Layout layout(job.dim, job.nbits);
+    const unsigned mask = (1u << job.nbits) - 1;
     for (int64_t i = first; i < last; ++i) {
-        const uint8_t* bytes = packed + static_cast<size_t>(i) * layout.bytes;
-        const float* c = centroids + static_cast<size_t>(codes[i]) * dim;
-        float* x = out + static_cast<size_t>(i) * dim;
-        for (int d = 0; d < dim; ++d) {
-            const unsigned index = bytes[d / layout.per] >> (d % layout.per * nbits) & mask;
-            x[d] = level[index] * scale[d];
+        const uint8_t* bytes = job.packed + static_cast<size_t>(i) * layout.bytes;
+        const float* c = job.centroids + static_cast<size_t>(job.codes[i]) * job.dim;
+        float* x = out + static_cast<size_t>(i) * job.dim;
+        unsigned one = 0, two = 0;  // lowest bits of the two symbols before
+        for (int d = 0; d < job.dim; ++d) {
+            const unsigned symbol = bytes[d / layout.per] >> (d % layout.per * job.nbits) & mask;
+            if (d % (16 * layout.per) == 0) one = two = 0;
+            x[d] = job.levels[job.trellis ? (one << job.nbits) + (symbol ^ two) : symbol] *
+                   job.scale[d];
+            two = one, one = symbol & 1;
         }
-        if (factor)
-            for (int d = 0; d < dim; ++d) x[d] *= factor[i];
-        for (int d = 0; d < dim; ++d) x[d] += c[d];
+        if (job.factor)
+            for (int d = 0; d < job.dim; ++d) x[d] *= job.factor[i];
+        for (int d = 0; d < job.dim; ++d) x[d] += c[d];
     }
 }
 

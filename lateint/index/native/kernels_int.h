@@ -7,17 +7,24 @@
 //   Unit::docs(QV)         document tokens in flight with QV vectors of query tokens
 //   Unit::F, load, store, splat, max, mul, similar (acc * weight + score), fma
 //   Unit::pair, whole      where kPairs: sums of products of pairs of 16-bit numbers, as floats
-//   Isa::decode<NBITS>     16 packed bytes -> 16 * 8 / NBITS levels
-//   Isa::plane             16 bytes of one plane, for what is left of a token
+//   Isa::Bytes             16 bytes: load, store, splat, & | ^, shl, shr (bits may come in from the
+//                          byte beside it: mask), before (each byte's predecessor, 0 first), lookup
+//                          in 16 levels, choose (by the highest bit of each byte)
+//   Isa::Wide              the same for Wide::kPieces pieces of 16 bytes side by side; Wide::Half
+//                          for half as many
 //   Isa::Row               16 or 32 bytes: load, max, sum (scan)
 //   Isa::to_float          float16 -> float32
 //
 // Residual scoring. A block of tokens is decoded into a buffer in the first-level cache, once for
 // all query tokens, then read back four bytes (four dimensions) at a time, each repeated over a
 // vector whose lanes are query tokens. Decoding writes planes: a piece of 16 packed bytes gives
-// first the low index of each byte, then the next (at 4 bits dimensions 0, 2, .. 30, then 1, 3, ..
+// first the low symbol of each byte, then the next (at 4 bits dimensions 0, 2, .. 30, then 1, 3, ..
 // 31), which costs a shift, a mask and a table look-up for 16 to 64 dimensions; the query is put in
 // the same order beforehand (Layout::position). Maxima stay in registers within a block.
+//
+// Trellis codes (kernels/__init__.py: TRELLIS) need of the two symbols before each the lowest bit.
+// Both come for a whole piece at once, by shifting its bytes as one stream of symbols: `one` holds
+// each symbol's predecessor in its place, `two` the one before that.
 #pragma once
 
 #include <cmath>
@@ -30,6 +37,11 @@ namespace {  // every instruction set has its own copy
 
 constexpr int kBuffer = 8192;  // bytes of decoded levels, or floats of a block, in flight
 constexpr float kLowest = -INFINITY;
+
+template <int VALUE>
+struct Number {
+    static constexpr int value = VALUE;
+};
 
 inline int least(int a, int b) { return a < b ? a : b; }
 
@@ -105,18 +117,73 @@ Fault scan(const ScanJob& job, int64_t first, int64_t last, uint32_t* out) {
 
 // ---- score
 
-template <class Isa, int NBITS>
-inline void decode(const Layout& layout, const uint8_t* packed, const uint8_t* levels,
+// The planes of one or more pieces, `gap` bytes apart; each writes 16 bytes, and the next covers
+// what is too much of them.
+template <class B, int NBITS>
+inline void plain_planes(B bytes, const uint8_t (&levels)[2][16], uint8_t* out, int gap) {
+    const B mask = B::splat((1 << NBITS) - 1);
+    for (int plane = 0; plane < 8 / NBITS; ++plane)
+        B::lookup(levels[0], B::shr(bytes, plane * NBITS) & mask).store(out + plane * gap, 8 / NBITS);
+}
+
+template <class B, int NBITS>
+inline void trellis_planes(B bytes, const uint8_t (&levels)[2][16], uint8_t* out, int gap) {
+    const B before = B::before(bytes);
+    const B coded = B::splat(NBITS == 4 ? 0x11 : NBITS == 2 ? 0x55 : 0xFF);  // lowest bits
+    if constexpr (NBITS == 4) {
+        const B index = bytes ^ (before & coded), mask = B::splat(15);
+        const B low = index & mask, high = B::shr(index, 4) & mask;
+        B::choose(B::shl(before, 3), B::lookup(levels[1], low), B::lookup(levels[0], low))
+            .store(out, 2);
+        B::choose(B::shl(bytes, 7), B::lookup(levels[1], high), B::lookup(levels[0], high))
+            .store(out + gap, 2);
+    } else {
+        // fields of a look-up's index, for every second symbol: the symbol, above it the bit of its
+        // predecessor that says which row of levels
+        constexpr int FIELD = 2 * NBITS;
+        const B own = B::splat(NBITS == 2 ? 0x33 : 0x55), row = B::splat(NBITS == 2 ? 0x44 : 0xAA);
+        const B mask = B::splat((1 << FIELD) - 1);
+        const auto since = [&](int bits) {  // the stream, later by so many bits
+            const B kept = B::splat(0xFF << bits), came = B::splat((1 << bits) - 1);
+            return (B::shl(bytes, bits) & kept) | (B::shr(before, 8 - bits) & came);
+        };
+        const B one = since(NBITS), index = bytes ^ (since(2 * NBITS) & coded);
+        const B even = (index & own) | (B::shl(one, NBITS) & row);
+        const B odd = (B::shr(index, NBITS) & own) | (one & row);
+        for (int plane = 0; plane < 8 / NBITS; ++plane)
+            B::lookup(levels[0], B::shr(plane % 2 ? odd : even, plane / 2 * FIELD) & mask)
+                .store(out + plane * gap, 8 / NBITS);
+    }
+}
+
+template <class B, int NBITS, bool TRELLIS>
+inline void planes(const uint8_t* packed, const uint8_t (&levels)[2][16], uint8_t* out, int gap) {
+    if constexpr (TRELLIS)
+        trellis_planes<B, NBITS>(B::load(packed), levels, out, gap);
+    else
+        plain_planes<B, NBITS>(B::load(packed), levels, out, gap);
+}
+
+// Pieces `at` to `end`: as many together as there is room for, the rest by half as many, ...
+template <class B, int NBITS, bool TRELLIS>
+inline void pieces(int at, int end, const uint8_t* packed, const uint8_t (&levels)[2][16],
+                   uint8_t* out) {
+    for (; at + B::kPieces <= end; at += B::kPieces)
+        planes<B, NBITS, TRELLIS>(packed + 16 * at, levels, out + 16 * (8 / NBITS) * at, 16);
+    if constexpr (B::kPieces > 1)
+        pieces<typename B::Half, NBITS, TRELLIS>(at, end, packed, levels, out);
+}
+
+template <class Isa, int NBITS, bool TRELLIS>
+inline void decode(const Layout& layout, const uint8_t* packed, const uint8_t (&levels)[2][16],
                    uint8_t* out) {
     constexpr int PER = 8 / NBITS;
-    for (int piece = 0; piece < layout.full; ++piece)
-        Isa::template decode<NBITS>(packed + 16 * piece, levels, out + 16 * PER * piece);
+    pieces<typename Isa::Wide, NBITS, TRELLIS>(0, layout.full, packed, levels, out);
     if (!layout.rest) return;
     uint8_t last[16] = {};
     std::memcpy(last, packed + 16 * layout.full, static_cast<size_t>(layout.rest));
-    uint8_t* at = out + 16 * PER * layout.full;
-    for (int plane = 0; plane < PER; ++plane)  // each writes 16 bytes; the next covers the excess
-        Isa::template plane<NBITS>(last, levels, plane * NBITS, at + plane * layout.gap);
+    planes<typename Isa::Bytes, NBITS, TRELLIS>(last, levels, out + 16 * PER * layout.full,
+                                                layout.gap);
 }
 
 struct Block {
@@ -174,7 +241,7 @@ inline void columns(const ScoreJob& job, const Block& block, int at, float* best
 }
 
 // Best similarity of each query token with tokens start to stop, best [padded].
-template <class Isa, int NBITS>
+template <class Isa, int NBITS, bool TRELLIS>
 inline void score_document(const ScoreJob& job, int64_t start, int64_t stop, int64_t ahead,
                            uint8_t* buffer, float* best) {
     using Main = typename Isa::Main;
@@ -202,7 +269,7 @@ inline void score_document(const ScoreJob& job, int64_t start, int64_t stop, int
             if (bytes) prefetch(job.codes + from);
         }
         for (int i = 0; i < block.count; ++i)
-            decode<Isa, NBITS>(layout, packed + static_cast<size_t>(i) * layout.bytes, job.levels,
+            decode<Isa, NBITS, TRELLIS>(layout, packed + static_cast<size_t>(i) * layout.bytes, job.levels,
                                buffer + static_cast<size_t>(i) * layout.positions);
         int at = 0;
         for (; at + 2 * Main::W <= job.padded; at += 2 * Main::W)
@@ -217,7 +284,7 @@ struct Scratch {
     alignas(64) float best[kMaxTokens + 16];
 };
 
-template <class Isa, int NBITS>
+template <class Isa, int NBITS, bool TRELLIS>
 Fault score_bits(const ScoreJob& job, int64_t first, int64_t last, float* out) {
     Scratch scratch;
     for (int64_t i = first; i < last; ++i) {
@@ -225,7 +292,7 @@ Fault score_bits(const ScoreJob& job, int64_t first, int64_t last, float* out) {
         Fault fault = job.documents.span(i, start, stop);
         if (!fault.what) fault = check_codes(job.codes, start, stop, job.centroids);
         if (fault.what) return fault;
-        score_document<Isa, NBITS>(job, start, stop, job.documents.peek(i + 1, last),
+        score_document<Isa, NBITS, TRELLIS>(job, start, stop, job.documents.peek(i + 1, last),
                                    scratch.buffer, scratch.best);
         float sum = start == stop ? kLowest : 0.0f;
         for (int t = 0; t < job.tokens; ++t) sum += scratch.best[t];
@@ -234,31 +301,42 @@ Fault score_bits(const ScoreJob& job, int64_t first, int64_t last, float* out) {
     return {};
 }
 
-template <class Isa, int NBITS>
+template <class Isa, int NBITS, bool TRELLIS>
 Fault score_tokens_bits(const ScoreJob& job, int64_t first, int64_t last, float* out,
                         int64_t stride) {
     Scratch scratch;
     const Fault fault = check_codes(job.codes, first, last, job.centroids);
     if (fault.what) return fault;
     for (int64_t i = first; i < last; ++i) {  // each token is a document of its own
-        score_document<Isa, NBITS>(job, i, i + 1, -1, scratch.buffer, scratch.best);
+        score_document<Isa, NBITS, TRELLIS>(job, i, i + 1, -1, scratch.buffer, scratch.best);
         for (int t = 0; t < job.tokens; ++t) out[t * stride + i] = scratch.best[t];
     }
     return {};
 }
 
+// Calls with the job's bits and kind of code known when compiling.
+template <class Call>
+Fault of_code(const ScoreJob& job, Call call) {
+    const auto bits = [&](auto trellis) {
+        if (job.layout.nbits == 4) return call(Number<4>(), trellis);
+        if (job.layout.nbits == 2) return call(Number<2>(), trellis);
+        return call(Number<1>(), trellis);
+    };
+    return job.trellis ? bits(Number<true>()) : bits(Number<false>());
+}
+
 template <class Isa>
 Fault score(const ScoreJob& job, int64_t first, int64_t last, float* out) {
-    if (job.layout.nbits == 4) return score_bits<Isa, 4>(job, first, last, out);
-    if (job.layout.nbits == 2) return score_bits<Isa, 2>(job, first, last, out);
-    return score_bits<Isa, 1>(job, first, last, out);
+    return of_code(job, [&](auto nbits, auto trellis) {
+        return score_bits<Isa, nbits.value, trellis.value>(job, first, last, out);
+    });
 }
 
 template <class Isa>
 Fault score_tokens(const ScoreJob& job, int64_t first, int64_t last, float* out, int64_t stride) {
-    if (job.layout.nbits == 4) return score_tokens_bits<Isa, 4>(job, first, last, out, stride);
-    if (job.layout.nbits == 2) return score_tokens_bits<Isa, 2>(job, first, last, out, stride);
-    return score_tokens_bits<Isa, 1>(job, first, last, out, stride);
+    return of_code(job, [&](auto nbits, auto trellis) {
+        return score_tokens_bits<Isa, nbits.value, trellis.value>(job, first, last, out, stride);
+    });
 }
 
 // The vectors of query tokens: at which token each begins, and how many it holds.

@@ -56,18 +56,33 @@ struct NeonRow32 {
 };
 
 struct NeonBytes {
-    template <int NBITS>
-    static inline void plane(const uint8_t* packed, const uint8_t* levels, int shift,
-                             uint8_t* out) {
-        const int8x16_t by = vdupq_n_s8(static_cast<int8_t>(-shift));  // to the right
-        const uint8x16_t index =
-            vandq_u8(vshlq_u8(vld1q_u8(packed), by), vdupq_n_u8((1 << NBITS) - 1));
-        vst1q_u8(out, vqtbl1q_u8(vld1q_u8(levels), index));
+    static constexpr int kPieces = 1;
+    uint8x16_t v;
+    static inline NeonBytes load(const uint8_t* p) { return {vld1q_u8(p)}; }
+    inline void store(uint8_t* p, int) const { vst1q_u8(p, v); }
+    static inline NeonBytes splat(int x) { return {vdupq_n_u8(static_cast<uint8_t>(x))}; }
+    inline NeonBytes operator&(NeonBytes o) const { return {vandq_u8(v, o.v)}; }
+    inline NeonBytes operator|(NeonBytes o) const { return {vorrq_u8(v, o.v)}; }
+    inline NeonBytes operator^(NeonBytes o) const { return {veorq_u8(v, o.v)}; }
+    static inline NeonBytes shl(NeonBytes x, int by) {
+        return {vshlq_u8(x.v, vdupq_n_s8(static_cast<int8_t>(by)))};
     }
-    template <int NBITS>
-    static inline void decode(const uint8_t* packed, const uint8_t* levels, uint8_t* out) {
-        for (int p = 0; p < 8 / NBITS; ++p) plane<NBITS>(packed, levels, p * NBITS, out + 16 * p);
+    static inline NeonBytes shr(NeonBytes x, int by) {
+        return {vshlq_u8(x.v, vdupq_n_s8(static_cast<int8_t>(-by)))};
     }
+    static inline NeonBytes before(NeonBytes x) { return {vextq_u8(vdupq_n_u8(0), x.v, 15)}; }
+    static inline NeonBytes lookup(const uint8_t* levels, NeonBytes index) {
+        return {vqtbl1q_u8(vld1q_u8(levels), index.v)};
+    }
+    static inline NeonBytes choose(NeonBytes mask, NeonBytes a, NeonBytes b) {
+        const int8x16_t sign = vshrq_n_s8(vreinterpretq_s8_u8(mask.v), 7);
+        return {vbslq_u8(vreinterpretq_u8_s8(sign), a.v, b.v)};
+    }
+};
+
+struct NeonIsa {
+    using Bytes = NeonBytes;
+    using Wide = NeonBytes;
     static inline void to_float(const uint16_t* values, size_t count, float* out) {
         size_t i = 0;
         for (; i + 4 <= count; i += 4)

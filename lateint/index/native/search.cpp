@@ -81,30 +81,35 @@ Out<uint32_t> scan_many(std::vector<Matrix<uint8_t>> tables, Row<uint16_t> codes
 struct Asked {
     int tokens, padded, dim;
     Layout layout;
+    bool trellis;
     Buffer<int8_t> query;
     Buffer<int32_t> bias;
     Buffer<float> step;
     Buffer<uint8_t> narrow;
-    uint8_t levels[16];
+    uint8_t levels[2][16];
 
-    Asked(const Matrix<int8_t>& q8, const Row<float>& steps, const Row<int8_t>& given, int nbits)
+    Asked(const Matrix<int8_t>& q8, const Row<float>& steps, const Levels& given, int nbits)
         : tokens(static_cast<int>(q8.shape(0))),
           padded(up(tokens, 8)),
           dim(static_cast<int>(q8.shape(1))),
           layout(dim, nbits),
+          trellis(is_trellis(given, nbits)),
           query(static_cast<size_t>(padded) * static_cast<size_t>(layout.positions)),
           bias(static_cast<size_t>(padded)),
           step(static_cast<size_t>(padded)),
           narrow(static_cast<size_t>(padded / 8)) {
         chosen->arrange(q8.data(), tokens, padded, dim, layout, query.data);
         int low = 127, high = -128;
-        for (int i = 0; i < 1 << nbits; ++i) {
+        const int count = static_cast<int>(given.size()), row = 1 << nbits;
+        for (int i = 0; i < count; ++i) {
             low = std::min<int>(low, given.data()[i]);
             high = std::max<int>(high, given.data()[i]);
         }
         wanted(high - low <= 127, "levels: span more than 127");
-        for (int i = 0; i < 16; ++i)
-            levels[i] = static_cast<uint8_t>(given.data()[i & ((1 << nbits) - 1)] - low);
+        for (int i = 0; i < 16; ++i) {  // both rows in the first where it has room for them
+            levels[0][i] = static_cast<uint8_t>(given.data()[i & (std::min(count, 16) - 1)] - low);
+            levels[1][i] = static_cast<uint8_t>(given.data()[(row + i) & (count - 1)] - low);
+        }
         for (int t = 0; t < padded; ++t) {
             int32_t sum = 0;
             for (int d = 0; t < tokens && d < dim; ++d)
@@ -156,7 +161,7 @@ struct Asked {
         wanted(!factor || factor->size() == codes.size(), "factor: as many as codes");
         ScoreJob job{which, codes.data(), packed.data(), factor ? factor->data() : nullptr,
                      scores.data(), static_cast<int64_t>(scores.shape(0)), tokens, padded, dim,
-                     layout, {}, query.data, bias.data, step.data, narrow.data};
+                     layout, {}, trellis, query.data, bias.data, step.data, narrow.data};
         std::memcpy(job.levels, levels, sizeof levels);
         return job;
     }
@@ -164,7 +169,7 @@ struct Asked {
 
 Out<float> score(Matrix<int8_t> q8, Row<float> step, Matrix<float> scores, Row<uint16_t> codes,
                  Matrix<uint8_t> packed, Row<int64_t> offsets, Maybe<int64_t> positions,
-                 Row<int8_t> levels, Maybe<float> factor, int nbits, int threads) {
+                 Levels levels, Maybe<float> factor, int nbits, int threads) {
     const Documents which = documents(offsets, positions, codes.size());
     const int64_t count = items(which, positions);
     const Asked asked(q8, step, levels, nbits);
@@ -183,7 +188,7 @@ Out<float> score(Matrix<int8_t> q8, Row<float> step, Matrix<float> scores, Row<u
 }
 
 Out<float> score_tokens(Matrix<int8_t> q8, Row<float> step, Matrix<float> scores,
-                        Row<uint16_t> codes, Matrix<uint8_t> packed, Row<int8_t> levels,
+                        Row<uint16_t> codes, Matrix<uint8_t> packed, Levels levels,
                         Maybe<float> factor, int nbits) {
     const int64_t count = static_cast<int64_t>(codes.size());
     const Documents which{nullptr, nullptr, 0, count};

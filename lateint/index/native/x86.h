@@ -55,31 +55,57 @@ struct Row32 {
     }
 };
 
-struct Bytes256 {
-    // Two planes at a time: the same 16 bytes in both halves, shifted differently.
-    template <int NBITS>
-    static inline void decode(const uint8_t* packed, const uint8_t* levels, uint8_t* out) {
+struct Bytes128 {
+    static constexpr int kPieces = 1;
+    __m128i v;
+    static inline Bytes128 load(const uint8_t* p) { return {_mm_loadu_si128((const __m128i*)p)}; }
+    inline void store(uint8_t* p, int) const { _mm_storeu_si128((__m128i*)p, v); }
+    static inline Bytes128 splat(int x) { return {_mm_set1_epi8(static_cast<char>(x))}; }
+    inline Bytes128 operator&(Bytes128 o) const { return {_mm_and_si128(v, o.v)}; }
+    inline Bytes128 operator|(Bytes128 o) const { return {_mm_or_si128(v, o.v)}; }
+    inline Bytes128 operator^(Bytes128 o) const { return {_mm_xor_si128(v, o.v)}; }
+    static inline Bytes128 shl(Bytes128 x, int by) { return {_mm_slli_epi16(x.v, by)}; }
+    static inline Bytes128 shr(Bytes128 x, int by) { return {_mm_srli_epi16(x.v, by)}; }
+    static inline Bytes128 before(Bytes128 x) { return {_mm_slli_si128(x.v, 1)}; }
+    static inline Bytes128 lookup(const uint8_t* levels, Bytes128 index) {
+        return {_mm_shuffle_epi8(load(levels).v, index.v)};
+    }
+    static inline Bytes128 choose(Bytes128 mask, Bytes128 a, Bytes128 b) {
+        return {_mm_blendv_epi8(b.v, a.v, mask.v)};
+    }
+};
+
+struct Bytes256 {  // two pieces, one in each half
+    static constexpr int kPieces = 2;
+    using Half = Bytes128;
+    __m256i v;
+    static inline Bytes256 load(const uint8_t* p) {
+        return {_mm256_loadu_si256((const __m256i*)p)};
+    }
+    // A plane of each piece; a piece has `planes` of them.
+    inline void store(uint8_t* p, int planes) const {
+        _mm_storeu_si128((__m128i*)p, _mm256_castsi256_si128(v));
+        _mm_storeu_si128((__m128i*)(p + 16 * planes), _mm256_extracti128_si256(v, 1));
+    }
+    static inline Bytes256 splat(int x) { return {_mm256_set1_epi8(static_cast<char>(x))}; }
+    inline Bytes256 operator&(Bytes256 o) const { return {_mm256_and_si256(v, o.v)}; }
+    inline Bytes256 operator|(Bytes256 o) const { return {_mm256_or_si256(v, o.v)}; }
+    inline Bytes256 operator^(Bytes256 o) const { return {_mm256_xor_si256(v, o.v)}; }
+    static inline Bytes256 shl(Bytes256 x, int by) { return {_mm256_slli_epi16(x.v, by)}; }
+    static inline Bytes256 shr(Bytes256 x, int by) { return {_mm256_srli_epi16(x.v, by)}; }
+    static inline Bytes256 before(Bytes256 x) { return {_mm256_slli_si256(x.v, 1)}; }
+    static inline Bytes256 lookup(const uint8_t* levels, Bytes256 index) {
         const __m256i table = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)levels));
-        const __m256i mask = _mm256_set1_epi8((1 << NBITS) - 1);
-        const __m256i bytes = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)packed));
-        for (int pair = 0; pair < 4 / NBITS; ++pair) {
-            const int a = 2 * pair * NBITS, b = a + NBITS;
-            const __m256i shift = _mm256_setr_epi32(a, a, a, a, b, b, b, b);
-            const __m256i index = _mm256_and_si256(_mm256_srlv_epi32(bytes, shift), mask);
-            _mm256_storeu_si256((__m256i*)(out + 32 * pair), _mm256_shuffle_epi8(table, index));
-        }
+        return {_mm256_shuffle_epi8(table, index.v)};
     }
-
-    template <int NBITS>
-    static inline void plane(const uint8_t* packed, const uint8_t* levels, int shift,
-                             uint8_t* out) {
-        const __m128i table = _mm_loadu_si128((const __m128i*)levels);
-        const __m128i bytes = _mm_loadu_si128((const __m128i*)packed);
-        const __m128i index = _mm_and_si128(_mm_srl_epi32(bytes, _mm_cvtsi32_si128(shift)),
-                                            _mm_set1_epi8((1 << NBITS) - 1));
-        _mm_storeu_si128((__m128i*)out, _mm_shuffle_epi8(table, index));
+    static inline Bytes256 choose(Bytes256 mask, Bytes256 a, Bytes256 b) {
+        return {_mm256_blendv_epi8(b.v, a.v, mask.v)};
     }
+};
 
+struct X86 {
+    using Bytes = Bytes128;
+    using Wide = Bytes256;
     static inline void to_float(const uint16_t* values, size_t count, float* out) {
         size_t i = 0;
         for (; i + 8 <= count; i += 8)

@@ -7,7 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lateint.index.codec import Codec, default_centroids, sample_size
+from lateint.index import kernels
+from lateint.index.codec import ARRAYS, LEVELS, Codec, default_centroids, level_sets, sample_size
+from lateint.index.kernels import reference
+from lateint.index.kernels.symbols import levels_of
 
 
 def tokens(count: int, dim: int, seed: int = 0) -> np.ndarray:
@@ -30,14 +33,40 @@ def lost(codec: Codec, values: np.ndarray) -> float:
     return float(((codec.decode(codes) - values) ** 2).sum() / (residuals**2).sum())
 
 
-def test_the_error_is_that_of_the_best_scalar_quantiser(codecs: dict[int, Codec]) -> None:
-    """Lloyd-Max levels for a normal distribution lose 0.363, 0.118 and 0.0095 of the energy (Max
-    1960). Stretches lose less than that at 4 bits; the factor takes the error along the token out,
-    and pays for it in energy at 1 bit."""
+@pytest.mark.parametrize(("nbits", "scalar"), [(1, 0.363), (2, 0.1175), (4, 0.0095)])
+def test_levels_are_the_best_for_a_normal_distribution(nbits: int, scalar: float) -> None:
+    """Lloyd's iteration over the trellis, in floats, from the levels in use: each level to the mean
+    of what it stands for. It finds nothing more than 3 % better, and the code beats the best levels
+    of one dimension at a time (`scalar`, Max 1960) by an eighth at 1 bit, a fifth at more."""
+    positive, unit = LEVELS[nbits]
+    whole = level_sets(positive)
+    values = np.random.default_rng(0).normal(size=(600, 128)).astype(np.float32)
+    scale = np.ones(128, np.float32)
+
+    def error(levels: np.ndarray) -> tuple[float, np.ndarray]:
+        symbols = reference._paths(values, levels, scale, nbits)
+        meant = levels_of(kernels.pack(symbols, nbits), 128, levels)
+        return float(((values - meant) ** 2).mean()), meant
+
+    levels = whole * np.float32(unit)
+    first, meant = error(levels)
+    for _ in range(10):
+        held = np.sign(meant) * values
+        means = np.array([held[np.abs(meant) == abs(level)].mean() for level in levels.ravel()])
+        means *= np.sign(levels.ravel())
+        levels = means.reshape(levels.shape).astype(np.float32)
+        last, meant = error(levels)
+    assert last <= first < 1.03 * last
+    assert first < (0.89 if nbits == 1 else 0.8) * scalar
+
+
+def test_what_encoding_loses(codecs: dict[int, Codec]) -> None:
+    """Less than the best levels of one dimension at a time would (0.363, 0.118, 0.0095), stretches
+    included; at 1 bit the factor pays in energy for taking out the error along the token."""
     values = tokens(4000, 64, seed=1)
-    assert 0.363 < lost(codecs[1], values) < 0.6
-    assert lost(codecs[2], values) < 0.14
-    assert lost(codecs[4], values) < 0.0085
+    assert lost(codecs[1], values) < 0.5
+    assert lost(codecs[2], values) < 0.105
+    assert lost(codecs[4], values) < 0.0065
 
 
 def test_scores_have_no_bias(codecs: dict[int, Codec]) -> None:
@@ -77,7 +106,7 @@ def test_the_same_sample_and_seed_give_the_same_codec_and_leave_the_sample_alone
 def test_widths(dim: int) -> None:
     values = tokens(2000, dim)
     codec = Codec.train(values.astype(np.float16), nbits=4)
-    assert lost(codec, values) < 0.0105
+    assert lost(codec, values) < 0.0075
     assert Codec.from_arrays(codec.arrays()).decode(codec.encode(values)).shape == (2000, dim)
 
 
@@ -95,7 +124,7 @@ def test_how_many_centroids_and_how_large_a_sample() -> None:
     assert default_centroids(100) == 16
     assert default_centroids(800_000, 1000) == 128
     assert sample_size(1000, 128) == 1000
-    assert sample_size(10**9, 1024) * 4 * 1024 <= 192 << 20
+    assert sample_size(10**9, 1024) * 4 * 1024 <= 176 << 20
 
 
 @pytest.mark.parametrize(
@@ -107,9 +136,11 @@ def test_how_many_centroids_and_how_large_a_sample() -> None:
         ("steps", np.ones(3, np.float32), "steps"),
         ("scale", np.zeros(64, np.float32), "above 0"),
         ("scale", np.full(64, np.nan, np.float32), "NaN"),
-        ("levels", np.arange(16, dtype=np.int8)[::-1], "must rise"),
-        ("levels", np.linspace(-120, 120, 16).astype(np.int8), "wanted within"),
-        ("levels", np.arange(5, dtype=np.int8), "wanted 2, 4 or 16"),
+        ("levels", np.arange(32, dtype=np.int8).reshape(2, 16), "must rise"),
+        ("levels", np.linspace(-120, 120, 32).astype(np.int8).reshape(16, 2).T, "wanted within"),
+        ("levels", np.zeros((2, 5), np.int8), "wanted 2, 4 or 16"),
+        ("levels", np.zeros((3, 16), np.int8), "wanted int8"),
+        ("levels", np.arange(16, dtype=np.int8), "lacks .'boundaries'"),
         ("factors", np.ones(256, np.float32), "must rise"),
     ],
 )
@@ -118,6 +149,20 @@ def test_arrays_that_make_no_codec(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         Codec.from_arrays({**codecs[4].arrays(), name: array})
+
+
+def test_a_plain_code_of_an_older_index(codecs: dict[int, Codec]) -> None:
+    """It decodes and encodes with the code that it was trained with (format 2)."""
+    limits = np.array([-6.5, 0, 6.5], np.float32)
+    plain = {"levels": np.array([-10, -3, 3, 10], np.int8), "boundaries": limits}
+    codec = Codec.from_arrays({**codecs[2].arrays(), "scale": np.full(64, 0.151, "f"), **plain})
+    assert codec.nbits == 2 and set(codec.arrays()) == {*ARRAYS, "boundaries"}
+    values = tokens(4000, 64, seed=1)
+    assert 0.105 < lost(codec, values) < 0.14
+    codes = codec.encode(values)
+    rotated = codec.rotate(values) - codec.centroids[codes.codes]
+    low = kernels.unpack(codes.packed, 64, 2) < 2
+    assert (low == (rotated < 0)).mean() > 0.999
 
 
 def test_what_it_refuses(codecs: dict[int, Codec]) -> None:

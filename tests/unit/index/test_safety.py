@@ -170,8 +170,9 @@ def test_newer_and_older_formats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         with pytest.raises(IndexTooNew, match=r"index\.sqlite.*upgrade"):
             Index.open(tmp_path / "i")
     with monkeypatch.context() as patch:
-        patch.setattr(manifest, "OLDEST", 3)
-        patch.setattr(manifest, "FORMAT", 3)
+        newer = manifest.FORMAT + 1
+        patch.setattr(manifest, "OLDEST", newer)
+        patch.setattr(manifest, "FORMAT", newer)
         with pytest.raises(IndexTooOld, match=r"index\.sqlite.*build it again"):
             Index.open(tmp_path / "i", write=True)
     with monkeypatch.context() as patch:
