@@ -125,10 +125,11 @@ def upgrade(db: sqlite3.Connection, manifest: Manifest, path: Path) -> Manifest:
     """Brings tables of an older format to FORMAT, inside the caller's transaction."""
     if manifest.format == FORMAT:
         return manifest
-    rows = segment_rows(db, manifest.format, path)
-    db.execute("DROP TABLE segments")
-    db.execute(SEGMENTS_TABLE)
-    db.execute(CODECS_TABLE)
-    for row in rows:
-        insert_row(db, "segments", row)
+    if manifest.format == 1:  # 2 differs from 3 in what its codecs hold
+        rows = segment_rows(db, manifest.format, path)
+        db.execute("DROP TABLE segments")
+        db.execute(SEGMENTS_TABLE)
+        db.execute(CODECS_TABLE)
+        for row in rows:
+            insert_row(db, "segments", row)
     return replace(manifest, format=FORMAT)
