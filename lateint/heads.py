@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from lateint.config import ConfigError, from_json, nearest
-from lateint.pooling import TokenBudget, TokenNet
+from lateint.pooling import TokenBudget, TokenNet, merged
 from lateint.ragged import Ragged
 from modalities.encoder import Role, check_role
 from modalities.grid import TokenGrid
@@ -39,12 +39,16 @@ class MultiVectorConfig:
     this head says, from 1 for all at the start.
     budget: at most so many tokens of a document, those that a small net of this head learns to
     keep (`lateint.pooling.TokenBudget`); smaller: less memory and time, less quality; None: all.
+    merge_to: at most so many tokens of a document, the most alike of them merged into their mean,
+    which has the place of the first (`lateint.merging`, nothing is learned; not in training mode);
+    smaller: less memory and time, less quality; None: all.
     width: the shared width, which the nets of "learned" and `budget` read; needed with them.
     hidden: width of their hidden layer; 0: they are linear."""
 
     dim: int | None = None
     queries: Literal["unit", "weighted", "learned"] = "unit"
     budget: int | None = None
+    merge_to: int | None = None
     width: int | None = None
     hidden: int = 0
 
@@ -55,6 +59,8 @@ class MultiVectorConfig:
             raise ValueError(f"learned parts need width, the shared width, got {self.width}")
         if self.budget is not None and self.budget < 1:
             raise ValueError(f"budget must be at least 1 or null, got {self.budget}")
+        if self.merge_to is not None and self.merge_to < 1:
+            raise ValueError(f"merge_to must be at least 1 or null, got {self.merge_to}")
         if self.hidden < 0:
             raise ValueError(f"hidden must be at least 0, got {self.hidden}")
 
@@ -121,12 +127,14 @@ class MultiVectorHead(Head):
         if role == "query":
             return Ragged(self._query_rows(tokens.values), tokens.offsets), grid.mask
         rows = Ragged(unit_rows(prefix(tokens.values, self.config.dim)), tokens.offsets)
-        if self.budget is None:
-            return rows, grid.mask
-        cut, kept = self.budget(rows, unit_rows(tokens.values))
-        mask = grid.mask.clone()
-        mask[grid.mask] = kept
-        return cut, mask
+        mask = grid.mask
+        if self.budget is not None:
+            rows, kept = self.budget(rows, unit_rows(tokens.values))
+            mask = _among(mask, kept)
+        if self.config.merge_to is not None and not self.training:
+            rows, kept = merged(rows, self.config.merge_to)
+            mask = _among(mask, kept)
+        return rows, mask
 
     def _query_rows(self, tokens: Tensor) -> Tensor:
         """(N, D) -> (N, dim)"""
@@ -183,6 +191,13 @@ def make_head(kind: str, config: Any = None, where: str = "heads") -> Head:
     elif not isinstance(config, config_class):
         config = from_json(config_class, config, f"{where}: {kind}")
     return head(config)
+
+
+def _among(mask: Tensor, kept: Tensor) -> Tensor:
+    """`mask` (B, T) with only those of its true places that are `kept` (N,)."""
+    fewer = mask.clone()
+    fewer[mask] = kept.to(mask.device)
+    return fewer
 
 
 def prefix(rows: Tensor, dim: int | None) -> Tensor:

@@ -1,8 +1,9 @@
-"""Fewer tokens a document, with gradients: by rule, or by a learned budget.
+"""Fewer tokens a document: by rule, by merging those that are alike, or by a learned budget.
 
 `shorten` cuts by a fixed rule and learns nothing; it is what an encoder is trained through so that
-its documents stand being cut (Matryoshka over tokens). `TokenBudget` learns which tokens to keep.
-Neither knows scores or heads. The index pools by itself, without gradients: `lateint.index.pooling`.
+its documents stand being cut (Matryoshka over tokens). `merged` joins tokens that are alike, without
+gradients, as the index does with whole documents (`lateint.index.pooling`). `TokenBudget` learns
+which tokens to keep. None knows scores or heads.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lateint.merging import merge
 from lateint.ragged import Ragged
 
 RULES = ("runs", "first", "longest")
@@ -47,6 +49,29 @@ def shorten(documents: Ragged, count: int | None, rule: str = "runs") -> Ragged:
         place = _ranks(length, documents)
     rows = (place < kept.repeat_interleave(lengths)).nonzero().squeeze(1)
     return Ragged(documents.values.index_select(0, rows.to(documents.device)), _offsets(kept))
+
+
+def merged(documents: Ragged, count: int) -> tuple[Ragged, Tensor]:
+    """At most `count` rows an item, the most alike of them merged into one (`lateint.merging.merge`);
+    items that have no more keep theirs as they are. No gradient goes through.
+
+    Returns the rows and (N,) bool on the CPU: which of `documents` are the first of a merged row or
+    have stayed. Items of thousands of rows take memory with the square of their number."""
+    rows, first, lengths = [], [], []
+    for item in documents:
+        if len(item) > count:
+            values, members = merge(item.detach().float().cpu().numpy(), count)
+            kept = torch.zeros(len(item), dtype=torch.bool)
+            kept[torch.from_numpy(members)] = True
+            rows.append(torch.from_numpy(values).to(item))
+        else:
+            rows.append(item)
+            kept = torch.ones(len(item), dtype=torch.bool)
+        first.append(kept)
+        lengths.append(len(rows[-1]))
+    if not rows:
+        return documents, torch.ones(0, dtype=torch.bool)
+    return Ragged(torch.cat(rows), _offsets(torch.tensor(lengths))), torch.cat(first)
 
 
 class TokenNet(nn.Module):

@@ -126,3 +126,28 @@ def test_what_no_head_knows_is_refused() -> None:
         make_head("multi", {"querys": "unit"})
     with pytest.raises(ConfigError, match="at least 1"):
         make_head("single", {"dim": 0})
+
+
+def test_merging_keeps_what_is_alike_in_one_place() -> None:
+    """Three directions, said seven times: three rows, each with the place of its first member."""
+    directions = torch.eye(8)[:3]
+    said = torch.tensor([0, 1, 0, 2, 1, 0, 2])
+    torch.manual_seed(0)
+    tokens = 3 * (directions[said] + 0.02 * torch.randn(7, 8))
+    short = torch.zeros(7, 8)
+    short[:2] = tokens[:2]
+    mask = torch.tensor([[True] * 7, [True] * 2 + [False] * 5])
+    given = TokenGrid(torch.stack([tokens, short]), mask, ((1, 7), (1, 2)))
+    head = MultiVectorHead(MultiVectorConfig(queries="weighted", merge_to=3)).eval()
+    rows, places = head.rows(given, "document")
+    assert rows.lengths.tolist() == [3, 2]
+    assert places.tolist() == [[True, True, False, True, False, False, False], mask[1].tolist()]
+    torch.testing.assert_close(rows[0] @ directions.T, torch.eye(3), atol=0.05, rtol=0)
+    torch.testing.assert_close(rows.values.norm(dim=1), torch.ones(5))
+    plain = MultiVectorHead()(given, "document")
+    assert torch.equal(rows[1], plain[1])
+    assert torch.equal(head(given, "query").values, given.tokens[given.mask])
+    assert torch.equal(head.train()(given, "document").values, plain.values)
+    with pytest.raises(ValueError, match="merge_to must be at least 1"):
+        MultiVectorConfig(merge_to=0)
+    assert make_head("multi", to_json(head.config)).config == head.config
