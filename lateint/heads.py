@@ -39,16 +39,17 @@ class MultiVectorConfig:
     this head says, from 1 for all at the start.
     budget: at most so many tokens of a document, those that a small net of this head learns to
     keep (`lateint.pooling.TokenBudget`); smaller: less memory and time, less quality; None: all.
-    merge_to: at most so many tokens of a document, the most alike of them merged into their mean,
+    merge: about one token in so many of a document is kept, the most alike merged into their mean,
     which has the place of the first (`lateint.merging`, nothing is learned; not in training mode);
-    smaller: less memory and time, less quality; None: all.
+    larger: less memory and time, less quality; 1: all. merge_from: documents keep at least so many.
     width: the shared width, which the nets of "learned" and `budget` read; needed with them.
     hidden: width of their hidden layer; 0: they are linear."""
 
     dim: int | None = None
     queries: Literal["unit", "weighted", "learned"] = "unit"
     budget: int | None = None
-    merge_to: int | None = None
+    merge: float = 1.0
+    merge_from: int = 100
     width: int | None = None
     hidden: int = 0
 
@@ -59,8 +60,9 @@ class MultiVectorConfig:
             raise ValueError(f"learned parts need width, the shared width, got {self.width}")
         if self.budget is not None and self.budget < 1:
             raise ValueError(f"budget must be at least 1 or null, got {self.budget}")
-        if self.merge_to is not None and self.merge_to < 1:
-            raise ValueError(f"merge_to must be at least 1 or null, got {self.merge_to}")
+        if not self.merge >= 1 or self.merge_from < 1:
+            said = f"{self.merge} and {self.merge_from}"
+            raise ValueError(f"merge and merge_from must be at least 1, got {said}")
         if self.hidden < 0:
             raise ValueError(f"hidden must be at least 0, got {self.hidden}")
 
@@ -131,8 +133,8 @@ class MultiVectorHead(Head):
         if self.budget is not None:
             rows, kept = self.budget(rows, unit_rows(tokens.values))
             mask = _among(mask, kept)
-        if self.config.merge_to is not None and not self.training:
-            rows, kept = merged(rows, self.config.merge_to)
+        if self.config.merge > 1 and not self.training:
+            rows, kept = merged(rows, self.config.merge, self.config.merge_from)
             mask = _among(mask, kept)
         return rows, mask
 

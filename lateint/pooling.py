@@ -8,6 +8,8 @@ which tokens to keep. None knows scores or heads.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -51,24 +53,24 @@ def shorten(documents: Ragged, count: int | None, rule: str = "runs") -> Ragged:
     return Ragged(documents.values.index_select(0, rows.to(documents.device)), _offsets(kept))
 
 
-def merged(documents: Ragged, count: int) -> tuple[Ragged, Tensor]:
-    """At most `count` rows an item, the most alike of them merged into one (`lateint.merging.merge`);
-    items that have no more keep theirs as they are. No gradient goes through.
+def merged(documents: Ragged, factor: float, least: int = 1) -> tuple[Ragged, Tensor]:
+    """About one row in `factor` of each item, at least `least`: the most alike are merged into one
+    (`lateint.merging.merge`). No gradient goes through.
 
     Returns the rows and (N,) bool on the CPU: which of `documents` are the first of a merged row or
     have stayed. Items of thousands of rows take memory with the square of their number."""
     rows, first, lengths = [], [], []
     for item in documents:
-        if len(item) > count:
+        count = min(len(item), max(least, math.ceil(len(item) / factor)))
+        kept = torch.ones(len(item), dtype=torch.bool)
+        if count < len(item):
             values, members = merge(item.detach().float().cpu().numpy(), count)
-            kept = torch.zeros(len(item), dtype=torch.bool)
+            kept = torch.zeros_like(kept)
             kept[torch.from_numpy(members)] = True
-            rows.append(torch.from_numpy(values).to(item))
-        else:
-            rows.append(item)
-            kept = torch.ones(len(item), dtype=torch.bool)
+            item = torch.from_numpy(values).to(item)
+        rows.append(item)
         first.append(kept)
-        lengths.append(len(rows[-1]))
+        lengths.append(count)
     if not rows:
         return documents, torch.ones(0, dtype=torch.bool)
     return Ragged(torch.cat(rows), _offsets(torch.tensor(lengths))), torch.cat(first)

@@ -39,6 +39,9 @@ from results import record
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lateint.model import PAGE_MERGE
+from lateint.pooling import merged
+from lateint.ragged import Ragged
 from modalities import pdf, words
 from modalities.layout import LayoutContext, QueryContext, geometry
 from modalities.page import PageReader, PageText
@@ -111,8 +114,10 @@ def model_scores(
     query: QueryContext,
     pages: list[tuple[Tensor, Tensor]],
     queries: list[list[str]],
+    merge: float = 1,
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """(queries, pages) MaxSim and pooled scores, and the number of page tokens."""
+    """(queries, pages) MaxSim and pooled scores, and the number of page tokens; merge: one in so many
+    of them is kept, as `lateint.load()` does."""
     asked = [
         query(words.vectors(q)[None], torch.ones(1, len(q), dtype=torch.bool)) for q in queries
     ]
@@ -126,10 +131,11 @@ def model_scores(
             geometry(boxes)[None],
             torch.ones(1, len(vectors), dtype=torch.bool),
         )
-        best = (tokens @ out.tokens[0].T).amax(1)
+        rows, _ = merged(Ragged.from_list([out.tokens[0]]), merge)
+        best = (rows.values @ tokens.T).amax(0)
         multi.append(torch.zeros(len(queries)).index_add_(0, owner, best))
         single.append(pooled @ out.pooled[0])
-        count += out.tokens.shape[1]
+        count += len(rows.values)
     return torch.stack(multi, 1).numpy(), torch.stack(single, 1).numpy(), count
 
 
@@ -318,6 +324,9 @@ def main() -> None:
         read = read_pages(corpus, paths, weights, args.cache / f"read-{stamp}.safetensors")
         facts |= reading_rate(corpus, read)
         multi, single, count = model_scores(layout, query, read, queries)
+        facts["tokens_read"] = round(count / len(names), 1)
+        show("model on pixels, all tokens", multi)
+        multi, single, count = model_scores(layout, query, read, queries, PAGE_MERGE)
         facts["tokens_per_page"] = round(count / len(names), 1)
         show("model on pixels, multi-vector", multi)
         show("model on pixels, single vector", single)

@@ -1,17 +1,21 @@
 """What a page's tokens cost and give: nDCG@5 of titles and phrases at several token budgets.
 
-    python scripts/mini_budget.py --data DATA [--net RUN/budget/budget.safetensors]
+    python scripts/mini_budget.py --data DATA [--net RUN/budget/budget.safetensors] [--record]
 
-On the pages of `bench_pages` as read from pixels, with a part of its queries. Ways to choose tokens:
-the net that ships or a checkpoint's; tokens of words that mean most (a rule: a meaning's length says
-how rare a word is, unknown words come first); the same after words that a page has already had twice
-are put last; the first of the page. Bytes are of the 4-bit index, which takes about 73 a token.
+On the pages of `bench_pages` as read from pixels, with a part of its queries. "merged": the most
+alike become one, down to one token in so many of each page (lateint.merging), for several factors.
+Ways to leave tokens out, with at most so many a page: a learned net's (--net); words that mean most
+(a rule: a meaning's length says how rare a word is, unknown words come first) after words that a page
+has already had twice. Titles and phrases are each in two halves: a setting may be chosen on the first
+and believed on the second. Bytes are of the 4-bit index, which takes about 72 a token.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,41 +24,51 @@ import numpy as np
 import torch
 from layout_data import Corpus
 from mini_languages import sides, weights
+from results import record
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lateint.merging import merge
 from lateint.pooling import TokenNet
 from modalities import words
 from modalities.layout import DIM, LayoutContext, geometry
 
-BUDGETS = (64, 100, 150, 200, 270)
+BUDGETS = (100, 150, 200, 270)
+FACTORS = (1.3, 1.6, 2.0, 3.0)
 TITLES, PHRASES = 400, 200
 TWICE = 0.93  # cosine of two words' vectors from which they are the same word, as read
 
 
 def orders(
-    net: TokenNet, layout: LayoutContext, vectors: Tensor, tokens: Tensor
+    net: TokenNet | None, layout: LayoutContext, vectors: Tensor, tokens: Tensor
 ) -> dict[str, Tensor]:
     """A score for each token of a page, the page's own first: higher stays longer."""
     alike = (vectors @ vectors.T > TWICE).float().tril(-1).sum(1)
     meaning = layout.lexicon(vectors).norm(dim=1)
     known = torch.where(meaning < 0.02, 1.0, meaning)
     again = (alike >= 2).float()
-    first = torch.full((1,), 9.0)
-    learned = net(tokens)
-    return {
-        "learned": learned,
-        "learned, once": learned - 100 * torch.cat([torch.zeros(1), again]),
-        "rare": torch.cat([first, known]),
-        "rare, once": torch.cat([first, known - again]),
-        "first": -torch.arange(len(tokens)).float(),
-    }
+    found = {"rare": torch.cat([torch.full((1,), 9.0), known - again])}
+    return found if net is None else found | {"learned": net(tokens)}
+
+
+def fewer(
+    net: TokenNet | None, layout: LayoutContext, vectors: Tensor, tokens: Tensor
+) -> Iterator[tuple[str, Tensor]]:
+    """Every way and setting, and the rows that it keeps of a page's tokens (T, DIM)."""
+    yield "all", tokens
+    for factor in FACTORS:
+        merged, _ = merge(tokens.numpy(), math.ceil(len(tokens) / factor))
+        yield f"merged, {factor}", torch.from_numpy(merged)
+    for way, score in orders(net, layout, vectors, tokens).items():
+        best = score.argsort(descending=True, stable=True)
+        for budget in BUDGETS:
+            yield f"{way}, {budget}", tokens[best[:budget]]
 
 
 @torch.inference_mode()
 def measure(data: Path, context: Path | None = None, net: Path | None = None) -> dict[str, Any]:
-    """way -> budget -> [nDCG@5 of titles, of phrases]; "all" keeps every token. context, net:
-    checkpoints instead of what the package ships."""
+    """way and setting -> tokens a page, and nDCG@5 of both halves of titles and of phrases. context:
+    a checkpoint instead of what the package ships."""
     corpus = Corpus.load(data / "bench" / "english.safetensors")
     paths = [data / "pkg" / name for name in bench_pages.ENGLISH]
     stamp = f"{weights().stat().st_mtime_ns:x}"
@@ -76,41 +90,40 @@ def measure(data: Path, context: Path | None = None, net: Path | None = None) ->
     ]
     owner = torch.cat([torch.full((len(a),), i) for i, a in enumerate(asked)])
     tokens = torch.cat(asked)
-    chooser = budget_net(net)
-    scores: dict[tuple[str, int], list[Tensor]] = {}
+    chooser = None if net is None else budget_net(net)
+    scores: dict[str, list[Tensor]] = {}
+    counts: dict[str, list[int]] = {}
     for vectors, boxes in seen:
         mask = torch.ones(1, len(vectors), dtype=torch.bool)
         own = layout(vectors[None].float(), geometry(boxes)[None], mask).tokens[0]
-        sims = own @ tokens.T  # (page tokens, query tokens)
-        for way, score in orders(chooser, layout, vectors.float(), own).items():
-            best = score.argsort(descending=True, stable=True)
-            for budget in BUDGETS:
-                if budget < len(own) or way == "first":
-                    scores.setdefault((way, budget), []).append(_sums(sims[best[:budget]], owner))
-                else:
-                    scores.setdefault((way, budget), []).append(_sums(sims, owner))
-        scores.setdefault(("all", 0), []).append(_sums(sims, owner))
+        for way, rows in fewer(chooser, layout, vectors.float(), own):
+            scores.setdefault(way, []).append(_sums(rows @ tokens.T, owner))
+            counts.setdefault(way, []).append(len(rows))
+    parts = {"titles": range(len(titled)), "phrases": range(len(titled), len(queries))}
     table: dict[str, Any] = {}
-    for (way, budget), columns in scores.items():
+    for way, columns in scores.items():
         matrix = torch.stack(columns, 1).numpy()
-        found = []
-        for part in (slice(0, len(titled)), slice(len(titled), None)):
-            qrels = {
-                f"q{i}": {names[p]: 1 for p in pages} for i, (_, pages) in enumerate(queries[part])
-            }
-            found.append(bench_pages.evaluate(qrels, matrix[part], names)["nDCG@5"])
-        table.setdefault(way, {})[str(budget) if budget else "all"] = found
-    counts = np.array([1 + len(vectors) for vectors, _ in seen])
-    table["tokens a page"] = {
-        "all": round(float(counts.mean()), 1),
-        **{str(b): round(float(np.minimum(counts, b).mean()), 1) for b in BUDGETS},
-    }
+        table[way] = {"tokens": round(float(np.mean(counts[way])), 1)}
+        for name, part in parts.items():
+            halves = [list(part)[half::2] for half in (0, 1)]
+            table[way][name] = [_found(matrix, half, queries, names) for half in halves]
     return table
 
 
-def budget_net(path: Path | None) -> TokenNet:
-    """The net that scores tokens, out of a stage's result or out of the package's weights."""
-    stored = load_file(str(path or weights()))
+def _found(
+    matrix: np.ndarray,
+    half: list[int],
+    queries: list[tuple[list[str], list[int]]],
+    names: list[str],
+) -> float:
+    """nDCG@5 of these queries."""
+    qrels = {f"q{i}": {names[p]: 1 for p in queries[q][1]} for i, q in enumerate(half)}
+    return bench_pages.evaluate(qrels, matrix[half], names)["nDCG@5"]
+
+
+def budget_net(path: Path) -> TokenNet:
+    """The net that scores tokens, out of the result of train_mini.py's stage `budget`."""
+    stored = load_file(str(path))
     own = {k.rpartition("net.")[2]: v.float() for k, v in stored.items() if "net.layers" in k}
     net = TokenNet(DIM, len(own["layers.0.weight"]) if len(own) > 2 else 0)
     net.load_state_dict(own)
@@ -129,9 +142,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--context", type=Path)
     parser.add_argument("--net", type=Path)
+    parser.add_argument("--record", action="store_true", help="append to scripts/results/")
     args = parser.parse_args()
-    for way, row in measure(args.data, args.context, args.net).items():
+    table = measure(args.data, args.context, args.net)
+    for way, row in table.items():
         print(way, json.dumps(row))
+    if args.record:
+        record("mini_budget", table=table)
 
 
 if __name__ == "__main__":

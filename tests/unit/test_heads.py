@@ -138,7 +138,7 @@ def test_merging_keeps_what_is_alike_in_one_place() -> None:
     short[:2] = tokens[:2]
     mask = torch.tensor([[True] * 7, [True] * 2 + [False] * 5])
     given = TokenGrid(torch.stack([tokens, short]), mask, ((1, 7), (1, 2)))
-    head = MultiVectorHead(MultiVectorConfig(queries="weighted", merge_to=3)).eval()
+    head = MultiVectorHead(MultiVectorConfig(queries="weighted", merge=2.5, merge_from=2)).eval()
     rows, places = head.rows(given, "document")
     assert rows.lengths.tolist() == [3, 2]
     assert places.tolist() == [[True, True, False, True, False, False, False], mask[1].tolist()]
@@ -148,6 +148,9 @@ def test_merging_keeps_what_is_alike_in_one_place() -> None:
     assert torch.equal(rows[1], plain[1])
     assert torch.equal(head(given, "query").values, given.tokens[given.mask])
     assert torch.equal(head.train()(given, "document").values, plain.values)
-    with pytest.raises(ValueError, match="merge_to must be at least 1"):
-        MultiVectorConfig(merge_to=0)
+    longer = make_head("multi", {"merge": 7, "merge_from": 5}).eval()
+    assert longer(given, "document").lengths.tolist() == [5, 2]
+    for wrong in ({"merge": 0.5}, {"merge_from": 0}):
+        with pytest.raises(ValueError, match="must be at least 1"):
+            MultiVectorConfig(**wrong)
     assert make_head("multi", to_json(head.config)).config == head.config

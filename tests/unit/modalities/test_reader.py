@@ -113,7 +113,24 @@ def test_the_lattice_has_a_cell_for_every_pixel() -> None:
     assert after.shape == (3, words.NEIGHBOURS)
 
 
-def test_rows_without_print_are_passed_over_and_the_others_are_as_ever() -> None:
+def test_what_is_quickest_reads_the_same_words(
+    net: GlyphNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ink = ink_of(_grey(printed(SENTENCES * 3, size=(827, 700))))
+    readings = []
+    for dtype in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr(reader, "quick", lambda device, dtype=dtype: dtype)
+        readings.append(net.read(ink))
+    one, two = readings
+    assert one.vectors.dtype == two.vectors.dtype == torch.float32
+    assert abs(len(one.boxes) - len(two.boxes)) <= 1
+    assert ((one.vectors @ two.vectors.T).amax(1) > 0.95).float().mean() > 0.97
+
+
+def test_rows_without_print_are_passed_over_and_the_others_are_as_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reader, "quick", lambda _: torch.float32)
     torch.manual_seed(0)
     net = GlyphNet().eval()
     torch.nn.init.normal_(net.early.weight, std=0.3)
