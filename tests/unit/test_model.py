@@ -222,7 +222,15 @@ def test_save_and_load(model: LateInteractionModel, tmp_path: Path) -> None:
         "version": 1,
         "encoders": {"text": "text", "page": "page"},
         "heads": {
-            "multi": {"dim": 32, "queries": "weighted", "budget": None, "width": None, "hidden": 0},
+            "multi": {
+                "dim": 32,
+                "queries": "weighted",
+                "budget": None,
+                "merge": 1.0,
+                "merge_from": 100,
+                "width": None,
+                "hidden": 0,
+            },
             "single": {"dim": None},
         },
     }
