@@ -1,18 +1,21 @@
-"""Dictation: frames of Whisper's encoder to written words, with their seconds. Greedy, on a CPU.
+"""Dictation: frames of Whisper's encoder to written words, with their seconds. On a CPU.
 
-Whisper tiny.en's decoder (MIT) writes what was said a piece of a word at a time. Two things are not
+Whisper tiny.en's decoder (MIT) writes what was said a piece of a word at a time. Three things are not
 as OpenAI's program has them. Its decoder was trained on half a minute of sound, silence included, and
 repeats itself without end where it gets less; but the silence need not be heard each time. Frames of
 silence are made once, and the frames of a recording (with TAIL of silence that is really behind it)
 are put before them: 1 % of the letters come out otherwise than with a whole half minute, at a tenth
-of the time. And of the vocabulary only letters are kept, so that numbers are written as they are
-said, and the weights are a third smaller.
+of the time. Of the vocabulary only letters are kept, so that numbers are written as they are said, and
+the weights are a third smaller. And where it is in doubt it writes a second time, held to the letters
+that are heard (`modalities.agreement`): it no longer makes up or leaves out what it did not understand.
 
 This module knows frames, pieces and words; nothing of vectors, contexts or retrieval.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modalities.agreement import Agreement, letters
 from modalities.hearing import AUDIO, FRAME, HEADS, LAYERS, MOST_FRAMES, RATE
 
 WEIGHTS = "dictation.safetensors"
@@ -33,13 +37,18 @@ PLACES = 448  # pieces that the decoder can look back on
 TAIL = 2  # seconds of silence behind a recording; less: it repeats itself, more: slower
 QUICK = 8  # pieces a second, of the quickest speech
 REPEATED = 2.4  # text that zlib makes so many times smaller goes round in circles
-DOUBTFUL = -1.0  # mean log probability of the pieces below which nothing is taken for written
-NOTHING = 0.6  # probability of "no speech" from which on doubtful text is taken for none
+SURE = -0.4  # mean log probability of the pieces above which a text is taken as it is
+DOUBTFUL = -1.5  # mean log probability of the pieces below which nothing is taken for written
+BEAM = 4  # texts that are followed at a time where one is not sure; more: slower, hardly better
+WIDE = 8  # pieces that each of them may go on with
+HELD = (
+    0.1  # share of the letters heard in a text's score; more: rather as it sounds than as English
+)
 LINGERS = 25  # frames that a word goes on behind where its last piece is heard most, at most
 # Heads (layer, head) whose attention follows what is being said, as OpenAI publishes them.
 FOLLOWING = ((1, 0), (2, 0), (2, 5), (3, 0), (3, 1), (3, 2), (3, 3), (3, 4))
 
-KeysValues = tuple[Tensor, Tensor]  # each (HEADS, n, AUDIO / HEADS)
+KeysValues = tuple[Tensor, Tensor]  # each (HEADS, n, AUDIO / HEADS), or of B texts (B, HEADS, ...)
 
 
 @cache
@@ -68,17 +77,20 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, before: KeysValues, heard: KeysValues
     ) -> tuple[Tensor, KeysValues, Tensor]:
-        """One piece x (1, AUDIO) after those `before` -> what comes of it, keys and values of all
-        so far, and how much each head looks at each frame (HEADS, T)."""
-        q, k, v = (_heads(part) for part in self.qkv(self.norm_own(x)).chunk(3, dim=1))
-        keys, values = torch.cat([before[0], k], 1), torch.cat([before[1], v], 1)
+        """A piece of each of B texts, x (B, AUDIO), after those `before` (each (B, HEADS, n,
+        AUDIO / HEADS)) -> what comes of it, keys and values of all so far, and how much each head
+        looks at each frame (HEADS, B, T)."""
+        q, k, v = (
+            part.unflatten(1, (HEADS, 1, -1)) for part in self.qkv(self.norm_own(x)).chunk(3, dim=1)
+        )
+        keys, values = torch.cat([before[0], k], 2), torch.cat([before[1], v], 2)
         own = F.scaled_dot_product_attention(q, keys, values)
-        x = x + self.out(own.transpose(0, 1).reshape(1, AUDIO))
+        x = x + self.out(own.flatten(1))
         asked = _heads(self.query(self.norm_heard(x)))
         look = (asked @ heard[0].transpose(1, 2) * (AUDIO // HEADS) ** -0.5).softmax(-1)
-        x = x + self.taken((look @ heard[1]).transpose(0, 1).reshape(1, AUDIO))
+        x = x + self.taken((look @ heard[1]).transpose(0, 1).flatten(1))
         x = x + self.fall(F.gelu(self.rise(self.norm_mlp(x))))
-        return x, (keys, values), look[:, 0]
+        return x, (keys, values), look
 
 
 def _heads(x: Tensor) -> Tensor:  # (T, AUDIO) -> (HEADS, T, AUDIO / HEADS)
@@ -88,14 +100,44 @@ def _heads(x: Tensor) -> Tensor:  # (T, AUDIO) -> (HEADS, T, AUDIO / HEADS)
 @dataclass(frozen=True)
 class Written:
     """What was written of one window. text; ends: (pieces,) where each piece ends in it; frames:
-    (pieces,) where each was heard, rising; certainty: (pieces,) its probability; trusted: whether it
-    is likely to have been said."""
+    (pieces,) where each was heard, rising; certainty: (pieces,) its probability; silent: the
+    probability that there is no speech."""
 
     text: str
     ends: list[int]
     frames: list[int]
     certainty: list[float]
-    trusted: bool
+    silent: float
+
+    @property
+    def sure(self) -> float:
+        """Mean log probability of the pieces."""
+        logs = [math.log(max(chance, 1e-9)) for chance in self.certainty]
+        return sum(logs) / len(logs) if logs else -math.inf
+
+    @property
+    def trusted(self) -> bool:
+        """Whether some of it is likely to have been said."""
+        packed = len(zlib.compress(self.text.encode("ascii")))
+        return self.sure > DOUBTFUL and len(self.text) < REPEATED * packed
+
+    @property
+    def certain(self) -> bool:
+        """Whether nothing else is likely to have been said."""
+        return self.trusted and self.sure > SURE
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A text on its way: its pieces, the log probability of each, and how much each looks at each
+    frame (T,)."""
+
+    pieces: tuple[int, ...] = ()
+    chances: tuple[float, ...] = ()
+    looks: tuple[Tensor, ...] = ()
+
+    def longer(self, piece: int, chance: float, look: Tensor) -> Draft:
+        return Draft((*self.pieces, piece), (*self.chances, chance), (*self.looks, look))
 
 
 class Dictation(nn.Module):
@@ -123,53 +165,85 @@ class Dictation(nn.Module):
         return [block for block in self.blocks if isinstance(block, Block)]
 
     @torch.no_grad()
-    def write(self, frames: Tensor, sounding: int) -> Written:
-        """Frames (T, AUDIO) of a window, at most MOST_FRAMES, of which the first `sounding` are of
-        the recording and the rest of silence behind it; after `quiet`."""
+    def hear(self, frames: Tensor) -> list[KeysValues]:
+        """What each block looks at of frames (T, AUDIO) of a window, at most MOST_FRAMES, and of the
+        silence that makes half a minute of it; after `quiet`."""
         known = min(len(frames), MOST_FRAMES)
         heard = []
         for block, (keys, values) in zip(self._blocks(), self._silence, strict=True):
             own = block.hear(frames[:known])
             rest = keys[:, known:], values[:, known:]
             heard.append((torch.cat([own[0], rest[0]], 1), torch.cat([own[1], rest[1]], 1)))
-        empty = frames.new_zeros(HEADS, 0, AUDIO // HEADS)
+        return heard
+
+    @torch.no_grad()
+    def write(
+        self, heard: list[KeysValues], sounding: int, agreement: Agreement | None = None
+    ) -> Written:
+        """The text of a window that `hear` heard, whose first `sounding` frames are of the recording
+        and the rest of silence behind it.
+
+        agreement: with the letters in those frames: BEAM texts are followed at a time, and the one is
+        written that is likely both by itself and by the letters. None: the likeliest piece each time.
+        """
+        empty = self.places.new_zeros(1, HEADS, 0, AUDIO // HEADS)
         before: list[KeysValues] = [(empty, empty)] * LAYERS
-        most = min(PLACES - 2, 8 + int(QUICK * sounding * FRAME / RATE))
-        chosen: list[int] = []
-        chances: list[float] = []
-        looks: list[Tensor] = []
-        step, silent = BEGIN, 0.0
-        for place in range(most + 1):
-            x = self.pieces.weight[step : step + 1] + self.places[place]
-            seen = []
-            for i, block in enumerate(self._blocks()):
-                x, before[i], look = block(x, before[i], heard[i])
-                seen.append(look)
-            logits = (self.norm(x) @ self.pieces.weight.T)[0]
-            if place == 0:
-                silent = float(logits.softmax(0)[SILENT])
-                step = PLAIN
-                continue
-            logits[[BEGIN, PLAIN, SILENT]] = -torch.inf
+        silent = float(self._step([BEGIN], 0, before, heard)[0].softmax(1)[0, SILENT])
+        drafts, steps, ended = [Draft()], [PLAIN], list[tuple[float, Draft]]()
+        prefixes = None if agreement is None else agreement.start()
+        for place in range(1, min(PLACES - 2, 8 + int(QUICK * sounding * FRAME / RATE)) + 1):
+            logits, looks = self._step(steps, place, before, heard)
+            logits[:, [BEGIN, PLAIN, SILENT]] = -torch.inf
             if place == 1:
-                logits[END] = -torch.inf  # something is said, or it is not trusted
-            step = int(logits.argmax())
-            chances.append(float(logits.log_softmax(0)[step]))
-            if step == END:
+                logits[:, END] = -torch.inf  # something is said, or it is not trusted
+            likely = logits.log_softmax(1).topk(1 if agreement is None else WIDE)
+            rows = [row for row in range(len(drafts)) for _ in range(likely.values.shape[1])]
+            own, said = likely.values.flatten().tolist(), likely.indices.flatten().tolist()
+            scores = torch.tensor(
+                [sum(drafts[r].chances) + c for r, c in zip(rows, own, strict=True)]
+            )
+            if agreement is not None and prefixes is not None:
+                texts = [[] if step == END else letters(pieces()[step - SPECIAL]) for step in said]
+                longer = agreement.longer(prefixes, rows, texts)
+                over = torch.tensor([step == END for step in said])
+                agreed = torch.where(over, prefixes.whole[rows].cpu(), longer.begun.cpu())
+                scores = (1 - HELD) * scores + HELD * agreed
+            best = scores.topk(min(len(scores), 1 if agreement is None else BEAM)).indices.tolist()
+            ended += [(float(scores[i]), drafts[rows[i]]) for i in best if said[i] == END]
+            most = max((score for score, _ in ended), default=-math.inf)
+            alive = [i for i in best if said[i] != END and float(scores[i]) > most]
+            if not alive:
                 break
-            chosen.append(step - SPECIAL)
-            looks.append(torch.stack([seen[layer][head] for layer, head in FOLLOWING]).mean(0))
-        own_text = [pieces()[i] for i in chosen]
-        text, ends = "".join(own_text), list[int]()
-        for piece in own_text:
-            ends.append((ends[-1] if ends else 0) + len(piece))
-        packed = len(zlib.compress(text.encode("ascii")))
-        sure = sum(chances[: len(chosen)]) / len(chosen) if chosen else -torch.inf
-        trusted = sure > DOUBTFUL and len(text) < REPEATED * packed
-        trusted = trusted and not (silent > NOTHING and sure < DOUBTFUL / 2)
-        at = _places(torch.stack(looks)[:, :sounding]) if looks and sounding else [0] * len(chosen)
-        certainty = [float(torch.tensor(c).exp()) for c in chances[: len(chosen)]]
-        return Written(text, ends, at, certainty, trusted)
+            drafts = [
+                drafts[rows[i]].longer(said[i] - SPECIAL, own[i], looks[rows[i]]) for i in alive
+            ]
+            steps, kept = [said[i] for i in alive], [rows[i] for i in alive]
+            before[:] = [(keys[kept], values[kept]) for keys, values in before]
+            prefixes = None if prefixes is None else longer.take(alive)
+        chosen = max(ended, key=lambda one: one[0])[1] if ended else drafts[0]
+        return _written(chosen, sounding, silent)
+
+    def _step(
+        self, steps: list[int], place: int, before: list[KeysValues], heard: list[KeysValues]
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (B, SPECIAL + pieces) of what comes after each of these pieces, and how much it looks
+        at each frame (B, T). before: what came earlier, to which this is added."""
+        x, seen = self.pieces.weight[steps] + self.places[place], []
+        for i, block in enumerate(self._blocks()):
+            x, before[i], look = block(x, before[i], heard[i])
+            seen.append(look)
+        logits = self.norm(x) @ self.pieces.weight.T
+        follows = torch.stack([seen[layer][head] for layer, head in FOLLOWING]).mean(0)
+        return logits, follows
+
+
+def _written(draft: Draft, sounding: int, silent: float) -> Written:
+    own = [pieces()[i] for i in draft.pieces]
+    ends = list(itertools.accumulate(len(piece) for piece in own))
+    frames = [0] * len(own)
+    if own and sounding:
+        frames = _places(torch.stack(draft.looks)[:, :sounding])
+    return Written("".join(own), ends, frames, [math.exp(c) for c in draft.chances], silent)
 
 
 def _places(looks: Tensor) -> list[int]:

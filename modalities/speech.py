@@ -2,9 +2,10 @@
 
 `SpeechReader` hears English speech: one token a word, with its seconds, in the same contexts as
 written text (`modalities.page.PageText`), so a spoken question finds a page and a written one a
-recording. Words are those that are written down (`modalities.dictation`); where what was written is
-not likely to have been said, those that are heard letter by letter (`modalities.hearing`). Where most
-of what sounds is no speech, a few more tokens say what the sound is like. Numbers are words to it.
+recording. Words are those that are written down (`modalities.dictation`). Where what was written is
+in doubt, the words as they are heard letter by letter (`modalities.hearing`) stand beside them, and
+alone where it is not likely to have been said. Where most of what sounds is no speech, a few more
+tokens say what the sound is like. Numbers are words to it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modalities import dictation, lexicon, words
+from modalities.agreement import Agreement
 from modalities.dictation import Dictation, Written, spans
 from modalities.encoder import Batch, Encoder, Role, check_role
 from modalities.grid import TokenGrid
@@ -41,6 +43,8 @@ RATE_OF_WORDS = 3  # a second, of quick speech: for estimates
 SOUND_TOKENS = 2
 LOUD = 0.1  # of the loudest frame's amplitude from which on something sounds
 REST = 0.3  # seconds around a word that belong to it
+NOTHING = 0.7  # probability of "no speech" that the decoder gives, above which ...
+CLEAR = 0.75  # ... with letters less certain than this on average, a window has no words
 SPOKEN = 0.5  # share of what sounds that is speech, from which on nothing else is looked for
 
 
@@ -63,18 +67,29 @@ class Window:
     """What is read together of a recording, from frame `start` on. Of it counts what lies in `own`,
     frames from `start` on; the rest is its neighbours'.
 
-    spelt (T, SOUNDS): log probabilities of letters in all of it; written: None where no word is
-    heard."""
+    spelt (T, SOUNDS): log probabilities of letters in all of it; speech: whether any is heard;
+    written: None where no word is heard."""
 
     start: int
     own: slice
     spelt: Tensor
+    speech: bool
     written: Written | None
 
 
+@dataclass
+class Impression:
+    """What was heard in a recording. said: its words; instead: where those are in doubt, the words as
+    they sound; sound: (0 or SOUND_TOKENS, DIM) of what is no speech."""
+
+    said: Heard
+    instead: Heard
+    sound: Tensor
+
+
 class SpeechReader(Encoder):
-    """Recordings -> one for the recording (the first), one token a word, and SOUND_TOKENS for a
-    sound that is no speech.
+    """Recordings -> one for the recording (the first), one token a word, those that may have been said
+    instead of them, and SOUND_TOKENS for a sound that is no speech.
 
     Raw items: `media.Audio`, the path of a recording's file, or (samples, rate). As a query at most
     64 words count, and a token's length is its learned weight, as of a written query. The grid's
@@ -142,27 +157,32 @@ class SpeechReader(Encoder):
             for samples, length in zip(batch.inputs["samples"], lengths, strict=True)
         ]
         most = QueryContext.MAX_WORDS if batch.role == "query" else MAX_WORDS
-        told = [one for one, _ in found]
-        grid = self.text(_written(told, most, batch.role))
-        return self._joined(grid, told, [rows for _, rows in found], lengths)
+        said = [_first(one.said, most) for one in found]
+        instead = [
+            _first(one.instead, most - len(own.vectors))
+            for one, own in zip(found, said, strict=True)
+        ]
+        grid = self.text(_written([*said, *instead], batch.role))
+        return self._joined(grid, said, instead, [one.sound for one in found], lengths)
 
-    def listen(self, samples: Tensor) -> tuple[Heard, Tensor]:
-        """The words of a recording (n,), and tokens (0 or SOUND_TOKENS, DIM) of its sound."""
+    def listen(self, samples: Tensor) -> Impression:
+        """What is heard in a recording (n,)."""
         whole = math.ceil(max(len(samples), LEAST) / FRAME) * FRAME
         samples = F.pad(samples.float(), (0, whole - len(samples)))
         windows = list(self.windows(samples))
         spelt = heard(torch.cat([window.spelt[window.own] for window in windows]))
-        told = _told(windows, spelt)
+        said, instead = _told(windows, spelt)
         count = whole // FRAME
         sounding = _sounding(samples, count)
-        spoken = sounding & _within(spelt.seconds, count)
+        words_of = [spelt.seconds[_inside(spelt, window)] for window in windows if window.speech]
+        spoken = sounding & _within(torch.cat([spelt.seconds[:0], *words_of]), count)
         if int(spoken.sum()) >= SPOKEN * int(sounding.sum()):
-            return told, samples.new_zeros(0, DIM)
+            return Impression(said, instead, samples.new_zeros(0, DIM))
         alone = [  # what sounds are like was learnt without silence behind them
             self.hearing.frames(samples[w.start * FRAME : (w.start + WINDOW) * FRAME])[w.own]
             for w in windows
         ]
-        return told, self.sounds(torch.cat(alone)[sounding & ~spoken])
+        return Impression(said, instead, self.sounds(torch.cat(alone)[sounding & ~spoken]))
 
     @torch.no_grad()
     def windows(self, samples: Tensor) -> Iterator[Window]:
@@ -181,29 +201,55 @@ class SpeechReader(Encoder):
             spelt = self.hearing.spell(frames[None, :count], known)[0]
             until = count if later is None else (later + start + WINDOW) // 2 - start
             own = slice(done - start, until)
-            written = self._write(frames, count) if len(heard(spelt).vectors) else None
-            yield Window(start, own, spelt, written)
+            speech, written = self._write(frames, spelt)
+            yield Window(start, own, spelt, speech, written)
             done = start + until
 
-    def _write(self, frames: Tensor, sounding: int) -> Written:
+    def _write(self, frames: Tensor, spelt: Tensor) -> tuple[bool, Written | None]:
+        """Whether there is speech in a window, and what is written of it: at first what is likeliest
+        by itself, and where that is in doubt what agrees with the letters as well."""
+        own = heard(spelt)
+        if not len(own.vectors):
+            return False, None
         if not self.dictation.quieted:
             silence = torch.zeros(MOST_FRAMES * FRAME, device=frames.device)
             self.dictation.quiet(self.hearing.frames(silence))
-        return self.dictation.write(frames, sounding)
+        seen = self.dictation.hear(frames)
+        written = self.dictation.write(seen, len(spelt))
+        if written.certain:
+            return True, written
+        clear = float((own.certainty * own.letters).sum() / own.letters.sum())
+        if written.silent > NOTHING and clear < CLEAR:
+            return False, None
+        return True, self.dictation.write(seen, len(spelt), Agreement(spelt))
 
     def _joined(
-        self, grid: TokenGrid, told: list[Heard], sounds: list[Tensor], lengths: list[int]
+        self,
+        grid: TokenGrid,
+        said: list[Heard],
+        instead: list[Heard],
+        sounds: list[Tensor],
+        lengths: list[int],
     ) -> TokenGrid:
-        """The words' tokens with their seconds, and the sounds' tokens behind them."""
+        """The words' tokens with their seconds, and the sounds' tokens behind them. grid: of all that
+        was `said`, then of all that may have been instead, each with a token for the whole."""
         rows, seconds, pooled = [], [], []
-        for i, (one, sound, length) in enumerate(zip(told, sounds, lengths, strict=True)):
-            count = grid.shape[i][1]
+        for i, (one, other, sound, length) in enumerate(
+            zip(said, instead, sounds, lengths, strict=True)
+        ):
             whole = torch.tensor([[0.0, length / RATE]])
-            rows.append(torch.cat([grid.tokens[i, :count], sound.to(grid.tokens)]))
-            times = one.seconds[: count - 1].cpu().clamp(max=length / RATE)
+            own = grid.tokens[i, : 1 + len(one.vectors)]
+            beside = grid.tokens[len(said) + i, 1 : 1 + len(other.vectors)]
+            rows.append(torch.cat([own, beside, sound.to(own)]))
+            times = torch.cat([one.seconds, other.seconds]).cpu().clamp(max=length / RATE)
             seconds.append(torch.cat([whole, times, whole.expand(len(sound), 2)]))
-            alone = len(sound) and count == 1
-            pooled.append(F.normalize(sound.mean(0), dim=0).to(grid.tokens) if alone else None)
+            if grid.pooled is not None:
+                both = [grid.pooled[i]]
+                if len(other.vectors):
+                    both.append(grid.pooled[len(said) + i])
+                elif len(sound) and not len(one.vectors):
+                    both = [sound.mean(0).to(both[0])]
+                pooled.append(F.normalize(torch.stack(both).mean(0), dim=0))
         if not rows:
             return TokenGrid(
                 grid.tokens,
@@ -216,16 +262,11 @@ class SpeechReader(Encoder):
         sizes = torch.tensor([len(row) for row in rows])
         mask = torch.arange(tokens.shape[1])[None] < sizes[:, None]
         times = nn.utils.rnn.pad_sequence(seconds, batch_first=True)
-        if grid.pooled is not None:
-            merged = [
-                own if only is None else only
-                for own, only in zip(grid.pooled.unbind(0), pooled, strict=True)
-            ]
         return TokenGrid(
             tokens,
             mask.to(tokens.device),
             tuple((1, len(row)) for row in rows),
-            None if grid.pooled is None else torch.stack(merged),
+            torch.stack(pooled) if pooled else None,
             seconds=times.to(tokens.device),
         )
 
@@ -241,69 +282,85 @@ class SpeechReader(Encoder):
         down, and "sound 1" ..."""
         batch = self.prepare([item], role)
         with torch.inference_mode():
-            told, sound = self.listen(batch.inputs["samples"][0].to(self.device))
+            found = self.listen(batch.inputs["samples"][0].to(self.device))
         most = QueryContext.MAX_WORDS if role == "query" else MAX_WORDS
-        count = min(most, len(told.vectors))
-        spoken = [word or f"word {i}" for i, word in enumerate(told.written[:count], 1)]
-        return ["[recording]", *spoken, *(f"sound {i}" for i in range(1, len(sound) + 1))]
+        names = [*found.said.written, *found.instead.written][:most]
+        spoken = [word or f"word {i}" for i, word in enumerate(names, 1)]
+        return ["[recording]", *spoken, *(f"sound {i}" for i in range(1, len(found.sound) + 1))]
 
 
-def _told(windows: list[Window], spelt: Heard) -> Heard:
-    """The words that were written, window by window, and of windows where what was written is not
-    trusted those that were `spelt`."""
-    middles = spelt.seconds.mean(1) * (RATE / FRAME)
-    parts = []
+def _told(windows: list[Window], spelt: Heard) -> tuple[Heard, Heard]:
+    """Window by window the words that were written, or where that is not trusted those that were
+    `spelt`; and those that were spelt where what was written is in doubt."""
+    nothing = _some(spelt, torch.zeros_like(spelt.letters, dtype=torch.bool))
+    said, instead = [nothing], [nothing]
     for window in windows:
-        first, last = window.start + window.own.start, window.start + window.own.stop
+        own = _some(spelt, _inside(spelt, window)) if window.speech else nothing
         if window.written is None or not window.written.trusted:
-            inside = (middles >= first) & (middles < last)
-            names = [""] * int(inside.sum())
-            parts.append(
-                Heard(
-                    spelt.vectors[inside],
-                    spelt.seconds[inside],
-                    spelt.letters[inside],
-                    spelt.certainty[inside],
-                    names,
-                )
-            )
+            said.append(own)
             continue
-        found = list(words.split(window.written.text))
-        places = spans(window.written, found)
-        kept = [
-            (word, a, b, sure)
-            for (word, _, _), (a, b, sure) in zip(found, places, strict=True)
-            if first <= window.start + a < last
-        ]
-        names = [word for word, *_ in kept]
-        times = torch.tensor([[a, b] for _, a, b, _ in kept]).view(-1, 2) + window.start
-        parts.append(
-            Heard(
-                words.vectors(names).to(spelt.vectors),
-                times.to(spelt.seconds) * (FRAME / RATE),
-                torch.tensor([len(name) for name in names], dtype=torch.long),
-                torch.tensor([sure for *_, sure in kept]).to(spelt.certainty),
-                names,
-            )
-        )
+        said.append(_words(window, window.written, spelt))
+        if not window.written.certain:
+            instead.append(own)
+    return _chained(said), _chained(instead)
+
+
+def _words(window: Window, written: Written, like: Heard) -> Heard:
+    """The words that were written and that count in this window; tensors as those of `like`."""
+    first, last = window.start + window.own.start, window.start + window.own.stop
+    found = list(words.split(written.text))
+    kept = [
+        (word, a + window.start, b + window.start, sure)
+        for (word, _, _), (a, b, sure) in zip(found, spans(written, found), strict=True)
+        if first <= window.start + a < last
+    ]
+    names = [word for word, *_ in kept]
+    times = torch.tensor([[a, b] for _, a, b, _ in kept]).view(-1, 2)
+    return Heard(
+        words.vectors(names).to(like.vectors),
+        times.to(like.seconds) * (FRAME / RATE),
+        torch.tensor([len(name) for name in names]).to(like.letters),
+        torch.tensor([sure for *_, sure in kept]).to(like.certainty),
+        names,
+    )
+
+
+def _inside(spelt: Heard, window: Window) -> Tensor:
+    """(N,) bool: which words' middles count in this window."""
+    middle = spelt.seconds.mean(1) * (RATE / FRAME) - window.start
+    return (middle >= window.own.start) & (middle < window.own.stop)
+
+
+def _some(one: Heard, kept: Tensor) -> Heard:
+    names = [name for name, stays in zip(one.written, kept.tolist(), strict=True) if stays]
+    return Heard(
+        one.vectors[kept], one.seconds[kept], one.letters[kept], one.certainty[kept], names
+    )
+
+
+def _first(one: Heard, most: int) -> Heard:
+    return _some(one, torch.arange(len(one.letters), device=one.letters.device) < most)
+
+
+def _chained(parts: list[Heard]) -> Heard:
     return Heard(
         torch.cat([part.vectors for part in parts]),
         torch.cat([part.seconds for part in parts]),
-        torch.cat([part.letters.to(spelt.letters) for part in parts]),
+        torch.cat([part.letters for part in parts]),
         torch.cat([part.certainty for part in parts]),
         [name for part in parts for name in part.written],
     )
 
 
-def _written(told: list[Heard], most: int, role: Role) -> Batch:
+def _written(told: list[Heard], role: Role) -> Batch:
     """What was heard as `PageText` has what was written: words of as many letters, typed."""
-    vectors = [one.vectors[:most].cpu() for one in told]
+    vectors = [one.vectors.cpu() for one in told]
     inputs = {
         "count": torch.tensor([len(v) for v in vectors], dtype=torch.long),
         "vectors": torch.cat([torch.zeros(0, words.WIDTH), *vectors]),
     }
     if role == "document":
-        lines = [" ".join("x" * n for n in one.letters[:most].tolist()) for one in told]
+        lines = [" ".join("x" * n for n in one.letters.tolist()) for one in told]
         boxes = torch.cat([torch.zeros(0, 4), *(typed(line) for line in lines)])
         inputs["boxes"] = (boxes * UNITS).round().int()
     return Batch(inputs=inputs, role=role)

@@ -42,11 +42,11 @@ from lateint.index import Index
 from lateint.maxsim import maxsim
 from lateint.ragged import Ragged
 from modalities import words
-from modalities.hearing import RATE, Heard
+from modalities.hearing import RATE
 from modalities.layout import geometry
 from modalities.media import open_audio, resample
 from modalities.page import PageText
-from modalities.speech import SpeechReader
+from modalities.speech import Impression, SpeechReader
 
 TEXTS = "asterisk-core-sounds-en/usr/share/doc/asterisk-core-sounds-en/core-sounds-en.txt.gz"
 SOUNDS = "asterisk-core-sounds-en-wav/usr/share/asterisk/sounds/en_US_f_Allison"
@@ -94,14 +94,14 @@ class Once(SpeechReader):
 
     def __init__(self, text: PageText | None = None) -> None:
         super().__init__(text)
-        self.kept: dict[bytes, tuple[Heard, Tensor]] = {}
+        self.kept: dict[bytes, Impression] = {}
         self.said: dict[bytes, str] = {}
 
-    def listen(self, samples: Tensor) -> tuple[Heard, Tensor]:
+    def listen(self, samples: Tensor) -> Impression:
         key = samples.numpy().tobytes()
         if key not in self.kept:
             self.kept[key] = super().listen(samples)
-            self.said[key] = " ".join(self.kept[key][0].written)
+            self.said[key] = " ".join(self.kept[key].said.written)
         return self.kept[key]
 
 

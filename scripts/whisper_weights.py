@@ -279,7 +279,7 @@ def _decoders_apart(data: Path, samples: np.ndarray) -> float:
         net = ours.Dictation().eval()
         net.load_state_dict(state)
         net.quiet(silence[0])
-        written = net.write(frames[0], len(samples) // 320)
+        written = net.write(net.hear(frames[0]), len(samples) // 320)
     rows = torch.tensor([END, *kept])
     starts = [0, *written.ends[:-1]]
     said = [texts.index(written.text[a:b]) for a, b in zip(starts, written.ends, strict=True)]

@@ -12,7 +12,7 @@ import torch
 import lateint
 from lateint.heads import make_head
 from modalities import check_encoder, dictation
-from modalities.hearing import FRAME, RATE
+from modalities.hearing import FRAME, RATE, heard
 from modalities.layout import QueryContext
 from modalities.media import MediaError, open_audio
 from modalities.page import PageText
@@ -83,7 +83,7 @@ def test_a_long_recording_is_read_in_windows(ear: SpeechReader) -> None:
     assert last.own.stop == len(last.spelt) == WINDOW
     (alone,) = ear.windows(samples[last.start * FRAME :])
     torch.testing.assert_close(last.spelt, alone.spelt, atol=1e-3, rtol=1e-3)
-    told, _ = ear.listen(samples)
+    told = ear.listen(samples).said
     assert [w for w in told.written if w in ("morning", "zero")] == ["morning", "zero"] * 2
     assert 13 < told.seconds[told.written.index("zero"), 0] < 20
     assert (told.seconds[1:, 0] >= told.seconds[:-1, 0]).all()
@@ -100,15 +100,46 @@ def test_what_is_written_has_labels_and_what_is_only_heard_has_numbers(
 
 
 @torch.inference_mode()
+def test_what_is_in_doubt_is_there_twice(
+    ear: SpeechReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it was written and as it sounds, each with its seconds, in a space of its own."""
+    sure = ear(ear.prepare([QUESTION], "query"))
+    monkeypatch.setattr(dictation, "SURE", 0.0)  # all is in doubt
+    batch = ear.prepare([QUESTION, noise(1.0)], "query")
+    grid, labels = ear(batch), ear.labels(QUESTION, "query")
+    count = 1 + len(SAID.split())
+    assert labels[:count] == ["[recording]", *SAID.split()]
+    assert labels[count:] == [f"word {i}" for i in range(count, len(labels))]
+    assert grid.shape[0] == (1, len(labels)) and len(labels) > count + 4
+    torch.testing.assert_close(grid.tokens[0, :count], sure.tokens[0])
+    assert grid.seconds is not None
+    assert (grid.seconds[0, count:, 0].diff() > 0).all() and grid.seconds[0, count, 0] < 1
+    found = ear.listen(batch.inputs["samples"][0])
+    near = (found.instead.vectors @ found.said.vectors.T).amax(1)
+    assert float(near.median()) > 0.8
+
+
+@torch.inference_mode()
 def test_what_is_no_speech_gets_tokens_of_its_own(ear: SpeechReader) -> None:
     grid = ear(ear.prepare([noise(2.0, seed=3), QUESTION], "document"))
     assert grid.seconds is not None
     labels = ear.labels(noise(2.0, seed=3), "document")
     assert labels[-SOUND_TOKENS:] == [f"sound {i}" for i in range(1, SOUND_TOKENS + 1)]
     assert grid.shape[0] == (1, len(labels))
-    heard = ear.labels(QUESTION, "document")
-    assert not any(label.startswith("sound") for label in heard)
-    assert 6 <= len(heard) - 1 <= 10  # eight words
+    spoken = ear.labels(QUESTION, "document")
+    assert not any(label.startswith("sound") for label in spoken)
+    assert 6 <= len(spoken) - 1 <= 10  # eight words
+
+
+@torch.inference_mode()
+def test_a_sound_in_which_letters_are_heard_has_no_words(ear: SpeechReader) -> None:
+    """A tone that rises: one of the two that hear words says that there is no speech."""
+    time = np.arange(RATE) / RATE
+    tone = (0.5 * np.sin(2 * np.pi * (200 + 600 * time) * time)).astype(np.float32)
+    (window,) = ear.windows(torch.from_numpy(tone))
+    assert len(heard(window.spelt).vectors) and not window.speech
+    assert ear.labels((tone, RATE), "document") == ["[recording]", "sound 1", "sound 2"]
 
 
 @torch.inference_mode()
