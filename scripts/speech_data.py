@@ -169,6 +169,7 @@ class Espeak:
         self.library = ctypes.CDLL(str(folder / "libespeak-ng.so"))
         voices = str(folder / "espeak-ng-data").encode()
         self.rate = self.library.espeak_Initialize(2, 0, voices, 0x8000)
+        self.library.espeak_ng_SetRandSeed(ctypes.c_long(SEED))  # some voices breathe
         self.parts: list[np.ndarray] = []
         kind = ctypes.CFUNCTYPE(
             ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
