@@ -56,22 +56,23 @@ from torch.utils.data import DataLoader, IterableDataset
 from training_run import Run
 
 from modalities import words
-from modalities.reader import CELL, GlyphNet
+from modalities.reader import CELL, GlyphNet, quick
 
 CROP = (384, 256)
 SEED = 7
+HARD = 0.3  # of the crops of the second phase: scanned badly; more: clean pages are read worse
 
 
 class Crops(IterableDataset[Any]):
     """Batches of crops, half of public pages and half of pages drawn from fonts; the seed moves
-    with the step that training resumes from. wide: bad scans, Cyrillic and Greek among them."""
+    with the step that training resumes from. wide: Cyrillic, Greek and (HARD) bad scans among them."""
 
     def __init__(self, args: argparse.Namespace, batch: int, seed: int, wide: bool) -> None:
         self.paths = page_data.pdfs(args.data, page_data.TRAINING)
         self.corpus, self.fonts = collect(args), args.data / "fonts"
         self.others = synthetic_pages.other_texts(args.data) if wide else {}
         self.cyrillic = page_data.cyrillic(args.data) if wide else []
-        self.batch, self.seed, self.hard = batch, seed, 0.5 if wide else 0.0
+        self.batch, self.seed, self.hard = batch, seed, HARD if wide else 0.0
 
     def __iter__(self) -> Iterator[Any]:
         real = page_data.crops(self.paths, CROP, self.seed, self.cyrillic, self.hard)
@@ -103,7 +104,9 @@ def reading_loss(
     have to know is cut off.
     """
     ink = batch["ink"].contiguous(memory_format=torch.channels_last)
-    features, maps, _ = net(ink)
+    with torch.autocast("cpu", torch.bfloat16, enabled=quick(ink.device) is torch.bfloat16):
+        features, maps, _ = net(ink)
+    features, maps = features.float(), maps.float()
     item, row, column = batch["cell"].unbind(1)
     target = torch.zeros_like(maps[:, 0])
     target.index_put_((item, row, column), batch["share"], accumulate=True)
@@ -309,7 +312,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--read-steps", type=int, default=5000)
-    parser.add_argument("--wide-steps", type=int, default=1400)
+    parser.add_argument("--wide-steps", type=int, default=3000)
     parser.add_argument("--crops", type=int, default=8, help="a step of `read`")
     parser.add_argument("--spelt-steps", type=int, default=700)
     parser.add_argument("--seen-steps", type=int, default=200)
