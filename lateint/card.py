@@ -43,7 +43,8 @@ class Card:
 @dataclass(frozen=True)
 class Facts:
     """What the trainer knows. encoders: modality -> what reads it. heads: kind -> width. arguments:
-    those that are not the defaults. history: the log, oldest first. versions: library -> version."""
+    those that are not the defaults. history: the log, oldest first. versions: library -> version.
+    place: what `lateint.load` is called with."""
 
     encoders: Mapping[str, str]
     heads: Mapping[str, int]
@@ -53,6 +54,7 @@ class Facts:
     history: Sequence[Mapping[str, Any]]
     step: int
     versions: Mapping[str, str] = field(default_factory=dict)
+    place: str = '"path/of/this/folder"'
 
 
 def write_card(card: Card, facts: Facts) -> str:
@@ -92,7 +94,7 @@ def _use(facts: Facts) -> str:
     modality = next(iter(facts.encoders))
     return (
         "## Use\n\n```python\nimport lateint\n\n"
-        'model = lateint.load("path/of/this/folder")\n'
+        f"model = lateint.load({facts.place})\n"
         f'documents = model.encode_documents(items, modality="{modality}")\n```'
     )
 

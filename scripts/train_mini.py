@@ -21,6 +21,7 @@ resumes:
     speech    speech made here -> letters heard (after scripts/get_data.sh DATA speech)
     sounds    named sounds, and the weights of all that hears
     dictation Whisper tiny.en's decoder, its letters only, as the package's weights (nothing is trained)
+    card      the model card beside the weights, out of scripts/results
 Curves (`curve.jsonl`) and checkpoints lie beside the results. DATA holds `pkg/<package>/...` with
 unpacked document packages.
 """
@@ -37,6 +38,7 @@ from typing import Any
 
 import early_lines
 import layout_data
+import mini_card
 import numpy as np
 import pack
 import page_data
@@ -300,6 +302,7 @@ STAGES = {
     "speech": train_speech.speech,
     "sounds": train_speech.sounds,
     "dictation": lambda args: whisper_weights.write_dictation(args.data),
+    "card": lambda args: mini_card.write(args),
     "all": packed,
 }
 
