@@ -46,6 +46,7 @@ __all__ = [
     "Query",
     "Table",
     "half",
+    "highest",
     "native",
     "nearest",
     "nearest_listed",
@@ -345,6 +346,14 @@ def half(
     check.selection(offsets, positions)
     bits = values.view(np.uint16)  # C++17 has no such number
     return np.asarray(_impl.half(query, bits, offsets, positions, check.threads(threads)))
+
+
+def highest(query: Query, most: int) -> Array:
+    """The `most` centroids with the highest scores for each of the query's tokens (the earlier among
+    equals), each once, ascending: u32 (n,). Raises ValueError for most < 1."""
+    if most < 1:
+        raise ValueError(f"most: got {most}; wanted 1 or more")
+    return np.asarray(_impl.highest(query.scores, len(query), min(most, 1 << 30)))
 
 
 def probe(list_offsets: Array, list_docs: Array, cells: Array, documents: int) -> Array:

@@ -247,6 +247,11 @@ def half(
     return out
 
 
+def highest(scores: Array, tokens: int, most: int) -> Array:
+    order = np.argsort(-scores[:, :tokens], axis=0, kind="stable")  # the earlier among equals
+    return np.unique(order[:most]).astype(np.uint32)
+
+
 def probe(list_offsets: Array, list_docs: Array, cells: Array, documents: int) -> Array:
     seen = np.zeros(documents, np.bool_)
     lists = len(list_offsets) - 1

@@ -1,4 +1,4 @@
-// Searching: scan, score, half, probe, product, table. lateint.index.kernels documents and checks the
+// Searching: scan, score, half, highest, probe, product, table. lateint.index.kernels documents and checks the
 // arguments' types, shapes and small values before it calls; here stands what only a look at the
 // data can tell (codes, offsets, positions), as ValueError. The GIL is released.
 #include <algorithm>
@@ -282,6 +282,53 @@ Out<int64_t> probe(Row<int64_t> list_offsets, Row<uint32_t> list_docs, Row<uint3
     return out->array({count});
 }
 
+// Rows of the `most` highest scores of each of the first `tokens` columns, the earlier row first among
+// equals; ascending, each once.
+Out<uint32_t> highest(Matrix<float> scores, int tokens, int most) {
+    const int64_t rows = static_cast<int64_t>(scores.shape(0));
+    const int padded = static_cast<int>(scores.shape(1));
+    wanted(tokens > 0 && tokens <= padded && padded % 8 == 0 && most > 0, "scores: shape");
+    using Entry = std::pair<float, uint32_t>;
+    const auto better = [](const Entry& a, const Entry& b) {
+        return a.first != b.first ? a.first > b.first : a.second < b.second;
+    };
+    std::vector<uint32_t> found;
+    {
+        nb::gil_scoped_release released;
+        // heaps with the worst on top, and its score once a heap is full: few rows come above it
+        std::vector<std::vector<Entry>> heaps(static_cast<size_t>(tokens));
+        std::vector<float> limit(static_cast<size_t>(padded), INFINITY);
+        std::fill_n(limit.data(), tokens, -INFINITY);
+        for (int64_t row = 0; row < rows; ++row) {
+            const float* score = scores.data() + row * padded;
+            for (int at = 0; at < padded; at += 8) {
+                int above = 0;
+                for (int t = at; t < at + 8; ++t) above |= score[t] > limit[static_cast<size_t>(t)];
+                if (!above) continue;
+                for (int t = at; t < std::min(at + 8, tokens); ++t) {
+                    if (!(score[t] > limit[static_cast<size_t>(t)])) continue;
+                    auto& heap = heaps[static_cast<size_t>(t)];
+                    if (heap.size() == static_cast<size_t>(most)) {
+                        std::pop_heap(heap.begin(), heap.end(), better);
+                        heap.pop_back();
+                    }
+                    heap.emplace_back(score[t], static_cast<uint32_t>(row));
+                    std::push_heap(heap.begin(), heap.end(), better);
+                    if (heap.size() == static_cast<size_t>(most))
+                        limit[static_cast<size_t>(t)] = heap.front().first;
+                }
+            }
+        }
+        for (const auto& heap : heaps)
+            for (const Entry& entry : heap) found.push_back(entry.second);
+        std::sort(found.begin(), found.end());
+        found.erase(std::unique(found.begin(), found.end()), found.end());
+    }
+    Buffer<uint32_t> out(found.size());
+    std::copy(found.begin(), found.end(), out.data);
+    return out.array({found.size()});
+}
+
 using Scored = std::tuple<Out<float>, Out<float>, Out<float>>;
 
 // Scores of all centroids with the query's tokens, and the lowest and highest of each token.
@@ -356,6 +403,7 @@ void bind_search(nb::module_& m) {
     m.def("score", &score);
     m.def("score_tokens", &score_tokens);
     m.def("half", &half);
+    m.def("highest", &highest);
     m.def("probe", &probe);
     m.def("product", &product);
     m.def("table", &table);

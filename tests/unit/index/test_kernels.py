@@ -421,6 +421,23 @@ def test_scores_are_close_to_those_of_the_reconstruction(isa: str) -> None:
     np.testing.assert_allclose(with_factor, coarse + c.factor * (tokens - coarse), atol=1e-4)
 
 
+@pytest.mark.parametrize(("tokens", "most"), [(1, 1), (7, 3), (9, 16), (33, 1000)])
+def test_highest(tokens: int, most: int) -> None:
+    c = case(tokens=tokens)
+    scores = np.round(4 * c.query.scores) / 4  # some of them equal
+    query = replace(c.query, scores=scores)
+    got = kernels.highest(query, most)
+    assert got.dtype == np.uint32
+    np.testing.assert_array_equal(got, reference.highest(scores, tokens, most))
+    wanted = set()
+    for column in scores[:, :tokens].T.tolist():
+        ranked = sorted(range(len(column)), key=lambda row: (-column[row], row))
+        wanted |= set(ranked[:most])
+    assert got.tolist() == sorted(wanted)
+    with pytest.raises(ValueError, match="most"):
+        kernels.highest(query, 0)
+
+
 @pytest.mark.parametrize("documents", [0, 1, 64, 65, 1000])
 def test_probe(documents: int) -> None:
     random = np.random.default_rng(documents)
