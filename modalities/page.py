@@ -72,7 +72,7 @@ class _PageEncoder(Encoder):
         stored = load((files("modalities") / "weights" / WEIGHTS).read_bytes())
         own = encoder.state_dict()
         # parts that came later load without their weights, and then change nothing
-        later = ("sense.", ".early.")
+        later = ("sense.", ".early.", ".common")
         missing = {k for k in own.keys() - stored.keys() if not any(part in k for part in later)}
         if missing:
             raise ValueError(f"the package's {WEIGHTS} lacks {sorted(missing)}: reinstall lateint")

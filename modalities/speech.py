@@ -182,7 +182,8 @@ class SpeechReader(Encoder):
             self.hearing.frames(samples[w.start * FRAME : (w.start + WINDOW) * FRAME])[w.own]
             for w in windows
         ]
-        return Impression(said, instead, self.sounds(torch.cat(alone)[sounding & ~spoken]))
+        sound = self.sounds(torch.cat(alone)[sounding & ~spoken])
+        return Impression(said, instead, self.text.layout.among_words(sound))
 
     @torch.no_grad()
     def windows(self, samples: Tensor) -> Iterator[Window]:

@@ -283,7 +283,9 @@ def budget(args: argparse.Namespace) -> Path:
 
 def packed(args: argparse.Namespace) -> None:
     """The package's weights."""
-    pack.pack(read(args), sense(args), lexicon(args), budget(args))
+    short = [q for q, _ in layout_data.Corpus.load(collect(args)).queries if len(q.split()) <= 4]
+    asked = random.Random(0).sample(short, min(3000, len(short)))
+    pack.pack(read(args), sense(args), lexicon(args), budget(args), asked)
 
 
 STAGES = {

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from torch.nn import functional as F
 
 from lateint.encoding import CollectionModel
 from lateint.model import LateInteractionModel
@@ -12,6 +13,7 @@ from modalities import check_encoder, pdf
 from modalities.layout import DIM
 from modalities.media import MediaError
 from modalities.page import PageReader, PageText
+from modalities.paper import ink_of
 from modalities.picture import GRID, QUERY_CELL, REDUCED, PictureReader, PictureTower, cells
 from modalities.picture_net import CELLS, COARSE, FINE, LiteNet, folded
 
@@ -32,9 +34,9 @@ def text(shipped: LateInteractionModel) -> PageText:
     return encoder
 
 
-def written(line: str, size: tuple[int, int] = (420, 60)) -> Image.Image:
+def written(line: str, size: tuple[int, int] = (480, 60)) -> Image.Image:
     image = Image.new("RGB", size, "white")
-    ImageDraw.Draw(image).text((20, 20), line, fill="black", font=ImageFont.load_default(15))
+    ImageDraw.Draw(image).text((20, 20), line, fill="black", font=ImageFont.load_default(18))
     return image
 
 
@@ -94,6 +96,34 @@ def test_a_picture_without_print_has_a_token_a_cell(reader: PictureReader) -> No
 
 
 @torch.inference_mode()
+def test_circles_and_strokes_are_no_words(reader: PictureReader) -> None:
+    """They look like o and l; such a word would draw every query to a drawing."""
+    picture = Image.new("RGB", (200, 120), "white")
+    ImageDraw.Draw(picture).ellipse((60, 50, 68, 62), outline="black")
+    ImageDraw.Draw(picture).line((120, 48, 120, 62), fill="black", width=2)
+    inputs = reader.prepare([picture], "document")
+    assert len(reader.page.reader.read(ink_of(inputs.inputs["pixels"][0])).boxes)
+    assert reader(inputs).shape == ((1, SEEN),)
+
+
+@torch.inference_mode()
+def test_pictures_are_on_a_level_with_pages(
+    reader: PictureReader, text: PageText, fixtures: Path
+) -> None:
+    """A drawing is as near to words that are not in a page as the page is."""
+    asked = ["zebra", "tractor", "umbrella", "violin", "cactus", "penguin"]
+    query = text(text.prepare(asked, "query"))
+    rows = F.normalize(query.tokens[query.mask], dim=-1)
+    page = reader.page(
+        reader.page.prepare([next(pdf.pages(fixtures / "kestrel-manual.pdf")).image], "document")
+    )
+    drawn = reader(reader.prepare([disc("green")], "document"))
+    near = [float((rows @ grid.tokens[0].T).amax(1).mean()) for grid in (page, drawn)]
+    assert near[1] == pytest.approx(near[0], abs=0.12)
+    torch.testing.assert_close(drawn.tokens[0].norm(dim=1), torch.ones(SEEN))
+
+
+@torch.inference_mode()
 def test_a_picture_of_print_is_found_by_its_words(reader: PictureReader, text: PageText) -> None:
     items = [written("the ferry leaves at noon"), written("a kettle boils over"), disc("red")]
     grid = reader(reader.prepare(items, "document"))
@@ -111,7 +141,7 @@ def test_words_are_those_of_the_page_reader(reader: PictureReader, fixtures: Pat
     page = next(pdf.pages(fixtures / "kestrel-manual.pdf")).image
     printed = reader(reader.prepare([page], "document")).tokens[0, SEEN:]
     alone = reader.page(reader.page.prepare([page], "document")).tokens[0]
-    assert len(printed) > 0.8 * len(alone)  # what it is not certain of is left out
+    assert len(printed) > 0.6 * len(alone)  # numbers of one digit and the like are left out
     near = (printed @ alone.T).max(1).values
     assert float((near > 0.9).float().mean()) > 0.8
 
