@@ -1,4 +1,4 @@
-"""lateint-mini on the development splits: pages, languages, pictures, speech.
+"""lateint-mini on the development splits: pages, languages, pictures, speech, and its rate.
 
     python scripts/bench_mini.py --data DATA [--only pages,languages,...] [--record]
 
@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from results import record
 
-SECTIONS = ("pages", "languages", "pictures", "speech")
+SECTIONS = ("pages", "languages", "pictures", "speech", "rate")
 
 
 def main() -> None:

@@ -22,7 +22,6 @@ import os
 import random
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -357,25 +356,6 @@ def no_text_layer(bench: Bench) -> dict[str, Any]:
     return table
 
 
-def rate(bench: Bench) -> dict[str, float]:
-    """Pages a second from a PDF to a committed index (render, read, index), with the threads that
-    torch has here; the package's own weights."""
-    import lateint
-
-    path, _ = guide(bench, "en")
-    whole = pdf.page_count(path)
-    with tempfile.TemporaryDirectory() as folder:
-        collection = lateint.Collection.create(Path(folder) / "rate.lateint")
-        began = time.perf_counter()
-        collection.add(path)
-        took = time.perf_counter() - began
-    return {
-        "pages": whole,
-        "per_second": round(whole / took, 2),
-        "threads": torch.get_num_threads(),
-    }
-
-
 SECTIONS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "scans": by_scan,
     "languages": by_language,
@@ -383,7 +363,6 @@ SECTIONS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "scripts": by_script,
     "real scans": real_scans,
     "no text layer": no_text_layer,
-    "rate": rate,
 }
 
 
