@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,6 +27,7 @@ BATCH = 64  # queries answered at once
 WORDS = 6  # best-matching words shown for a hit
 WORTH = 0.5  # of what a word has in the hit where it matches best: less is no match worth naming
 UNCUT = 10_000  # columns of a table that goes into a pipe or a file
+SHOWN = 30  # letters of the page's own words at a word; dotted lines of a contents page are longer
 AROUND = ".,;:!?()[]{}<>\"'«»“”„‘’…"  # punctuation that a text layer's words have at their ends
 
 Where = Annotated[
@@ -298,7 +300,7 @@ def _word(word: str, found: str) -> str:
     """The query's word, and the page's own where it is another: `charge (charging)`."""
     bare = " ".join(part.strip(AROUND) or part for part in found.split())
     same = not bare or word.casefold() in bare.casefold()
-    return word if same else f"{word} ({bare})"
+    return word if same else f"{word} ({textwrap.shorten(bare, SHOWN, placeholder='…')[:SHOWN]})"
 
 
 def _answer(

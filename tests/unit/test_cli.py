@@ -369,6 +369,8 @@ def test_the_page_s_own_word_stands_beside_the_query_s() -> None:
     assert cli.collection._word("counter", "contains:") == "counter (contains)"
     assert cli.collection._word("rain", "") == "rain"
     assert cli.collection._word("rain", "...") == "rain (...)"
+    assert len(cli.collection._word("counter", "." * 200)) < 50
+    assert cli.collection._word("rain", "a wet word " * 9).startswith("rain (a wet word")
 
 
 def test_debug_shows_where_an_error_comes_from(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
