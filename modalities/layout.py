@@ -26,9 +26,8 @@ MODEL = 160
 HEADS = 4
 GEOMETRY = 12
 # How much of what all questions have in common is given to what is no word, tokens and single vectors.
-# 0: whatever is printed is nearer to any question than whatever is drawn (the picture that a name means is
-# among the first ten of 670 pictures and 1,420 pages for 0.004 of names; among the pictures alone for 0.27);
-# more: pictures come before pages that have the words asked for.
+# 0: whatever is printed is nearer to any question than whatever is drawn (scripts/mini_mixed.py); more:
+# pictures come before pages that have the words asked for.
 TOKEN_SHARE, POOLED_SHARE = 0.8, 0.5
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from results import record
 
-SECTIONS = ("pages", "languages", "pictures", "speech", "rate")
+SECTIONS = ("pages", "languages", "pictures", "speech", "mixed", "rate")
 
 
 def main() -> None:

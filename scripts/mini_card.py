@@ -86,7 +86,7 @@ def rows(table: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[st
 def numbers() -> str:
     """Tables of what was measured on development splits, a section for each benchmark."""
     sections = [("Pages: outline titles and phrases", newest("bench_pages"))]
-    for section in ("pages", "languages", "pictures", "speech", "rate"):
+    for section in ("pages", "languages", "pictures", "speech", "mixed", "rate"):
         sections.append((f"bench_mini: {section}", newest("bench_mini", section=section)))
     parts = ["## Numbers\n\nDevelopment splits, which no training has seen; from scripts/results."]
     for title, line in sections:
