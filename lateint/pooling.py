@@ -58,7 +58,7 @@ def merged(documents: Ragged, factor: float, least: int = 1) -> tuple[Ragged, Te
     (`lateint.merging.merge`). No gradient goes through.
 
     Returns the rows and (N,) bool on the CPU: which of `documents` are the first of a merged row or
-    have stayed. Items of thousands of rows take memory with the square of their number."""
+    have stayed."""
     rows, first, lengths = [], [], []
     for item in documents:
         count = min(len(item), max(least, math.ceil(len(item) / factor)))
@@ -70,7 +70,7 @@ def merged(documents: Ragged, factor: float, least: int = 1) -> tuple[Ragged, Te
             item = torch.from_numpy(values).to(item)
         rows.append(item)
         first.append(kept)
-        lengths.append(count)
+        lengths.append(len(item))
     if not rows:
         return documents, torch.ones(0, dtype=torch.bool)
     return Ragged(torch.cat(rows), _offsets(torch.tensor(lengths))), torch.cat(first)

@@ -150,7 +150,7 @@ class Dictation(nn.Module):
         self.blocks = nn.ModuleList(Block() for _ in range(LAYERS))
         self.norm = nn.LayerNorm(AUDIO)
         self._silence: list[KeysValues] = []
-        self.register_load_state_dict_post_hook(lambda *_: self._silence.clear())
+        self.register_load_state_dict_post_hook(_forget)
 
     def quiet(self, frames: Tensor) -> None:
         """Frames (MOST_FRAMES, AUDIO) of silence, which every recording is continued with."""
@@ -158,7 +158,8 @@ class Dictation(nn.Module):
 
     @property
     def quieted(self) -> bool:
-        """Whether `quiet` was called, with weights and on the device that there are now."""
+        """Whether `quiet` was called since weights were loaded, on the device that there is now. After
+        training of the encoder or of this decoder in place call it again."""
         return bool(self._silence) and self._silence[0][0].device == self.places.device
 
     def _blocks(self) -> list[Block]:
@@ -168,6 +169,8 @@ class Dictation(nn.Module):
     def hear(self, frames: Tensor) -> list[KeysValues]:
         """What each block looks at of frames (T, AUDIO) of a window, at most MOST_FRAMES, and of the
         silence that makes half a minute of it; after `quiet`."""
+        if not self._silence:
+            raise RuntimeError("dictation: hears nothing before `quiet` has given it silence")
         known = min(len(frames), MOST_FRAMES)
         heard = []
         for block, (keys, values) in zip(self._blocks(), self._silence, strict=True):
@@ -235,6 +238,12 @@ class Dictation(nn.Module):
         logits = self.norm(x) @ self.pieces.weight.T
         follows = torch.stack([seen[layer][head] for layer, head in FOLLOWING]).mean(0)
         return logits, follows
+
+
+def _forget(module: nn.Module, _: object) -> None:
+    """Silence that was heard with weights from before."""
+    assert isinstance(module, Dictation)
+    module._silence = []
 
 
 def _written(draft: Draft, sounding: int, silent: float) -> Written:

@@ -187,27 +187,27 @@ class SpeechReader(Encoder):
         if int(spoken.sum()) >= SPOKEN * int(sounding.sum()):
             return Impression(said, instead, samples.new_zeros(0, DIM))
         alone = [  # what sounds are like was learnt without silence behind them
-            self.hearing.frames(samples[w.start * FRAME : (w.start + WINDOW) * FRAME])[w.own]
+            self.hearing.frames(samples[w.start * FRAME :][: len(w.spelt) * FRAME])[w.own]
             for w in windows
         ]
         return Impression(said, instead, self.sounds(torch.cat(alone)[sounding & ~spoken]))
 
     @torch.no_grad()
     def windows(self, samples: Tensor) -> Iterator[Window]:
-        """A recording of whole frames (n,), of any length, in windows that share OVERLAP frames, each
-        overlap cut in its middle. Behind each is silence, which the dictation needs and none holds."""
+        """A recording of whole frames (n,), of any length, in windows as long as each other that share
+        OVERLAP frames or a few more, each overlap cut in its middle. Behind each is silence, which the
+        dictation needs and none holds."""
         total = len(samples) // FRAME
-        starts = [0]
-        while starts[-1] + WINDOW < total:
-            starts.append(min(starts[-1] + WINDOW - OVERLAP, total - WINDOW))
+        count = max(1, math.ceil((total - OVERLAP) / (WINDOW - OVERLAP)))
+        size = math.ceil((total + (count - 1) * OVERLAP) / count)
+        starts = [min(i * (size - OVERLAP), total - size) for i in range(count)]
         done = 0
         for start, later in zip(starts, [*starts[1:], None], strict=True):
-            piece = samples[start * FRAME : (start + WINDOW) * FRAME]
-            count = len(piece) // FRAME
+            piece = samples[start * FRAME : (start + size) * FRAME]
             frames = self.hearing.frames(F.pad(piece, (0, SILENCE * FRAME)))
-            known = torch.ones(1, count, dtype=torch.bool, device=frames.device)
-            spelt = self.hearing.spell(frames[None, :count], known)[0]
-            until = count if later is None else (later + start + WINDOW) // 2 - start
+            known = torch.ones(1, size, dtype=torch.bool, device=frames.device)
+            spelt = self.hearing.spell(frames[None, :size], known)[0]
+            until = size if later is None else (later + start + size) // 2 - start
             own = slice(done - start, until)
             speech, written = self._write(frames, spelt)
             yield Window(start, own, spelt, speech, written)
@@ -385,9 +385,13 @@ def _sounding(samples: Tensor, frames: int) -> Tensor:
 
 def _within(seconds: Tensor, frames: int) -> Tensor:
     """(frames,) bool: whether a frame lies in one of these stretches (N, 2), or near it."""
-    middle = (torch.arange(frames, device=seconds.device) + 0.5) * (FRAME / RATE)
-    after = middle[:, None] > seconds[:, 0] - REST
-    return (after & (middle[:, None] < seconds[:, 1] + REST)).any(1)
+    edge = seconds + seconds.new_tensor([-REST, REST])
+    first, last = (edge * (RATE / FRAME) - 0.5).unbind(1)
+    change = torch.zeros(frames + 1, device=seconds.device)
+    one = torch.ones_like(first)
+    change.index_add_(0, (first.floor().long() + 1).clamp(0, frames), one)
+    change.index_add_(0, last.ceil().long().clamp(0, frames), -one)
+    return change.cumsum(0)[:frames] > 0.5
 
 
 def _seconds(item: Any) -> float:

@@ -13,8 +13,6 @@ from lateint.merging import merge
 
 F32 = npt.NDArray[np.float32]
 
-TOGETHER = 2048  # tokens compared with each other; longer documents are pooled in runs of so many
-
 
 def pool_tokens(tokens: Tokens, factor: int, protected: int = 0) -> Tokens:
     """About one token in `factor` of each document, float32; factor 1 changes nothing.
@@ -33,12 +31,8 @@ def pool_tokens(tokens: Tokens, factor: int, protected: int = 0) -> Tokens:
     lengths = [0]
     for document in tokens:
         values = np.asarray(document, np.float32)
-        kept = [values[:protected]] if protected else []
         rest = values[protected:]
-        runs = range(0, len(rest), TOGETHER)
-        for first in runs:
-            run = rest[first : first + TOGETHER]
-            kept.append(merge(run, -(-len(run) // factor))[0])
+        kept = [values[:protected], merge(rest, max(1, -(-len(rest) // factor)))[0]]
         parts += kept
         lengths.append(sum(map(len, kept)))
     values = np.concatenate(parts) if parts else np.zeros((0, tokens.dim), np.float32)

@@ -7,8 +7,9 @@ import pytest
 from index_helpers import matrix
 
 from lateint.index import Index
-from lateint.index.pooling import TOGETHER, pool_tokens
+from lateint.index.pooling import pool_tokens
 from lateint.index.tokens import Tokens, as_tokens
+from lateint.merging import TOGETHER, merge
 
 
 def test_copies_of_a_token_become_that_token_in_order() -> None:
@@ -73,3 +74,41 @@ def test_an_index_keeps_pooled_tokens(tmp_path: Path) -> None:
         expected = pool_tokens(as_tokens(documents, 32, "document"), 2)
         assert np.allclose(held.values, expected.values, atol=1e-3)
         assert index.search([documents[1][:3]], k=1)[0][0].id == "b"
+
+
+def squares(rows: np.ndarray, cluster: np.ndarray) -> float:
+    """Sum of squared distances from the means of clusters."""
+    means = {c: rows[cluster == c].mean(0) for c in set(cluster.tolist())}
+    return float(
+        sum(((row - means[int(c)]) ** 2).sum() for row, c in zip(rows, cluster, strict=True))
+    )
+
+
+@pytest.mark.parametrize("keep", [1, 5, 20, 39])
+def test_clusters_are_ward_s(keep: int) -> None:
+    """As merging the cheapest pair of all, one at a time; near copies go before what is different."""
+    random = np.random.default_rng(keep)
+    rows = random.standard_normal((40, 6))
+    rows[10:25] = rows[10] + 1e-3 * random.standard_normal((15, 6))
+    cluster = np.arange(40)
+    while len(set(cluster.tolist())) > keep:
+        names = sorted(set(cluster.tolist()))
+        joined = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+        after = [squares(rows, np.where(cluster == b, a, cluster)) for a, b in joined]
+        a, b = joined[int(np.argmin(after))]
+        cluster = np.where(cluster == b, a, cluster)
+    merged, first = merge(rows, keep)
+    assert len(merged) == keep and first.tolist() == sorted(set(cluster.tolist()))
+    for row, name in zip(merged, first, strict=True):
+        members = rows[cluster == name]
+        way = members.sum(0) / np.linalg.norm(members.sum(0))
+        np.testing.assert_allclose(row, way * np.linalg.norm(members, axis=1).mean(), atol=1e-5)
+
+
+def test_what_cannot_be_merged_is_said() -> None:
+    with pytest.raises(ValueError, match="keep"):
+        merge(np.eye(3), 0)
+    with pytest.raises(ValueError, match="NaN"):
+        merge(np.full((3, 2), np.nan), 2)
+    one, first = merge(np.array([[1.0, 0.0], [-1.0, 0.0]]), 1)  # they cancel each other
+    assert one.tolist() == [[1.0, 0.0]] and first.tolist() == [0]

@@ -16,7 +16,7 @@ from modalities.hearing import FRAME, RATE, heard
 from modalities.layout import QueryContext
 from modalities.media import MediaError, open_audio
 from modalities.page import PageText
-from modalities.speech import SOUND_TOKENS, WINDOW, SpeechReader
+from modalities.speech import OVERLAP, REST, SOUND_TOKENS, WINDOW, SpeechReader, _within
 
 RECORDINGS = Path(__file__).parent.parent.parent / "recordings"
 QUESTION, BREAD = RECORDINGS / "question.flac", RECORDINGS / "bread.flac"
@@ -78,9 +78,11 @@ def test_a_long_recording_is_read_in_windows(ear: SpeechReader) -> None:
         samples[second * RATE : second * RATE + len(said)] = said
     first, last = ear.windows(samples)
     count = 41 * RATE // FRAME
-    assert first.start == 0 and last.start == count - WINDOW
-    assert last.start + last.own.start == first.own.stop == (last.start + WINDOW) // 2
-    assert last.own.stop == len(last.spelt) == WINDOW
+    size = len(first.spelt)
+    assert size < WINDOW and len(last.spelt) == size == last.own.stop
+    assert first.start == 0 and last.start == count - size
+    assert OVERLAP <= size - last.start <= OVERLAP + 1  # little is read twice
+    assert last.start + last.own.start == first.own.stop == (last.start + size) // 2
     (alone,) = ear.windows(samples[last.start * FRAME :])
     torch.testing.assert_close(last.spelt, alone.spelt, atol=1e-3, rtol=1e-3)
     told = ear.listen(samples).said
@@ -182,3 +184,13 @@ def test_collection_of_recordings(ear: SpeechReader, text: PageText, tmp_path: P
     times = [match.seconds for match in hit.words if match.word == "morning"]
     assert times and times[0] is not None and times[0][0] > len(samples) / rate / 2
     assert collection.search(audio=QUESTION, k=3)[0].id.endswith("gauge.txt")
+
+
+def test_what_lies_in_a_stretch_is_told_frame_by_frame() -> None:
+    stretches = torch.tensor([[0.5, 0.9], [0.8, 1.5], [4.0, 4.01], [9.0, 11.0]])
+    middle = (torch.arange(500) + 0.5) * (FRAME / RATE)
+    wanted = torch.zeros(500, dtype=torch.bool)
+    for start, end in stretches.tolist():
+        wanted |= (middle > start - REST) & (middle < end + REST)
+    assert torch.equal(_within(stretches, 500), wanted)
+    assert not _within(stretches[:0], 500).any()
