@@ -158,9 +158,12 @@ class Dictation(nn.Module):
 
     @property
     def quieted(self) -> bool:
-        """Whether `quiet` was called since weights were loaded, on the device that there is now. After
-        training of the encoder or of this decoder in place call it again."""
-        return bool(self._silence) and self._silence[0][0].device == self.places.device
+        """Whether `quiet` was called since weights were loaded, on the device and in the dtype that there
+        are now. After training of the encoder or of this decoder in place call it again."""
+        if not self._silence:
+            return False
+        known = self._silence[0][0]
+        return known.device == self.places.device and known.dtype == self.places.dtype
 
     def _blocks(self) -> list[Block]:
         return [block for block in self.blocks if isinstance(block, Block)]

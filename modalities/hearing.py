@@ -163,7 +163,8 @@ class Hearing(nn.Module):
 
     def frames(self, samples: Tensor) -> Tensor:
         """Samples (n,) at RATE, at most 30 s -> (T, AUDIO), a frame each 20 ms."""
-        found: Tensor = self.whisper(log_mel(samples)[None])[0]
+        dtype = next(self.whisper.parameters()).dtype
+        found: Tensor = self.whisper(log_mel(samples)[None].to(dtype))[0]
         return found
 
     def spell(self, frames: Tensor, mask: Tensor) -> Tensor:

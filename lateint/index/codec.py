@@ -259,7 +259,7 @@ class Codec:
 def default_centroids(tokens: int, sampled: int | None = None) -> int:
     """Centroids for a collection of `tokens`, of which `sampled` are there to train with.
 
-    16 sqrt(tokens) rounded to a power of two; for small collections at least eight tokens each, so
+    16 sqrt(tokens) rounded to a power of two; for small collections about eight tokens each, so
     that the centroids do not outweigh what they save."""
     wanted = 16 * np.sqrt(max(tokens, 1))
     limit = max(FEWEST, min(tokens, tokens if sampled is None else sampled) // 8)
@@ -318,17 +318,22 @@ def level_sets(positive: tuple[int, ...]) -> npt.NDArray[np.int8]:
     return np.ascontiguousarray(both.reshape(-1, 2).T)
 
 
+HIGHEST = 65_504  # of a value, as float16 has it
+
+
 def checked(values: Array, dim: int | None) -> Array:
-    """`values` as an array (N, D) of finite floats, or ValueError."""
+    """`values` as an array (N, D) of floats that a half can hold, or ValueError."""
     values = np.asarray(values)
     if values.ndim != 2 or values.dtype.kind != "f":
         raise ValueError(f"tokens are {values.dtype} {values.shape}; wanted floats (N, D)")
     if not values.shape[1] or (dim is not None and values.shape[1] != dim):
         raise ValueError(f"tokens are {values.shape[1]} wide; this codec is for {dim or 'more'}")
-    bad = ~np.isfinite(values).all(axis=1)
-    if bad.any():
+    fits = np.isfinite(values).all(axis=1)
+    fits &= (values.max(axis=1) <= HIGHEST) & (values.min(axis=1) >= -HIGHEST)
+    if not fits.all():
         raise ValueError(
-            f"token {int(bad.argmax())} has NaN or infinite values ({int(bad.sum())} such tokens)"
+            f"token {int(fits.argmin())} has NaN, infinite or huge values ({int((~fits).sum())} such "
+            f"tokens); wanted at most {HIGHEST:,}"
         )
     return values
 

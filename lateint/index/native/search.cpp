@@ -282,8 +282,8 @@ Out<int64_t> probe(Row<int64_t> list_offsets, Row<uint32_t> list_docs, Row<uint3
     return out->array({count});
 }
 
-// Rows of the `most` highest scores of each of the first `tokens` columns, the earlier row first among
-// equals; ascending, each once.
+// Rows of the `most` highest scores (finite) of each of the first `tokens` columns, the earlier row first
+// among equals; ascending, each once.
 Out<uint32_t> highest(Matrix<float> scores, int tokens, int most) {
     const int64_t rows = static_cast<int64_t>(scores.shape(0));
     const int padded = static_cast<int>(scores.shape(1));

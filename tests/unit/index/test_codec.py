@@ -184,3 +184,10 @@ def test_what_it_refuses(codecs: dict[int, Codec]) -> None:
     codes = codecs[4].encode(values)
     with pytest.raises(ValueError, match="codes"):
         codecs[4].decode(replace(codes, codes=np.full_like(codes.codes, 60_000)))
+
+
+def test_values_that_no_half_holds_are_refused() -> None:
+    rows = np.random.default_rng(0).standard_normal((300, 32)).astype(np.float32)
+    codec = Codec.train(rows, nbits=4, seed=0)
+    with pytest.raises(ValueError, match=r"token 1 .*huge"):
+        codec.encode(np.stack([rows[0].astype(np.float64), np.full(32, 1e300)]))

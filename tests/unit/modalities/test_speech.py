@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -194,3 +195,16 @@ def test_what_lies_in_a_stretch_is_told_frame_by_frame() -> None:
         wanted |= (middle > start - REST) & (middle < end + REST)
     assert torch.equal(_within(stretches, 500), wanted)
     assert not _within(stretches[:0], 500).any()
+
+
+@torch.inference_mode()
+def test_it_hears_in_other_dtypes_and_survives_a_copy(ear: SpeechReader) -> None:
+    half = copy.deepcopy(ear).to(torch.bfloat16)
+    grid = half(half.prepare([QUESTION], "query"))
+    assert grid.tokens.dtype == torch.bfloat16
+    alone = ear(ear.prepare([QUESTION], "query"))
+    assert grid.shape == alone.shape and ear.dictation.quieted
+    near = torch.nn.functional.cosine_similarity(grid.tokens.float(), alone.tokens, dim=-1)
+    assert float(near.min()) > 0.9
+    half.dictation.load_state_dict(half.dictation.state_dict())  # forgets its own silence alone
+    assert not half.dictation.quieted and ear.dictation.quieted
