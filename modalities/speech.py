@@ -163,15 +163,7 @@ class SpeechReader(Encoder):
             for one, own in zip(found, said, strict=True)
         ]
         grid = self.text(_written([*said, *instead], batch.role))
-        sounds = [self._level(one, batch.role) for one in found]
-        return self._joined(grid, said, instead, sounds, lengths)
-
-    def _level(self, one: Impression, role: Role) -> Tensor:
-        """The tokens of a sound; of one that is searched and in which nothing is said on a level with
-        words, so that it is found beside pages. (Beside its own words it would hide them: of transcripts
-        0.78 instead of 0.82 find their recording.)"""
-        alone = role == "document" and not len(one.said.vectors)
-        return self.text.layout.among_words(one.sound) if alone else one.sound
+        return self._joined(grid, said, instead, [one.sound for one in found], lengths)
 
     def listen(self, samples: Tensor) -> Impression:
         """What is heard in a recording (n,)."""
