@@ -24,6 +24,8 @@ def record(name: str, **numbers: Any) -> dict[str, Any]:
     Lines are only ever added: an older measurement stays, with the commit that it was made at."""
     line = {"bench": name, **numbers, **circumstances()}
     text = json.dumps(line, ensure_ascii=False, allow_nan=False)
+    # what others' errors say of files, without where they lie on this machine
+    text = text.replace(f"{FOLDER.parent.parent}/", "")
     FOLDER.mkdir(exist_ok=True)
     with (FOLDER / f"{name}.jsonl").open("a", encoding="utf-8") as file:
         file.write(text + "\n")
