@@ -54,7 +54,7 @@ import train_speech
 import whisper_weights
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from training_run import Run
 
 from modalities import words
@@ -67,7 +67,8 @@ HARD = 0.3  # of the crops of the second phase: scanned badly; more: clean pages
 
 class Crops(IterableDataset[Any]):
     """Batches of crops, half of public pages and half of pages drawn from fonts; the seed moves
-    with the step that training resumes from. wide: Cyrillic, Greek and (HARD) bad scans among them."""
+    with the step that training resumes from, and with the worker. wide: Cyrillic, Greek and (HARD)
+    bad scans among them."""
 
     def __init__(self, args: argparse.Namespace, batch: int, seed: int, wide: bool) -> None:
         self.paths = page_data.pdfs(args.data, page_data.TRAINING)
@@ -77,10 +78,12 @@ class Crops(IterableDataset[Any]):
         self.batch, self.seed, self.hard = batch, seed, HARD if wide else 0.0
 
     def __iter__(self) -> Iterator[Any]:
-        real = page_data.crops(self.paths, CROP, self.seed, self.cyrillic, self.hard)
+        worker = get_worker_info()
+        seed = self.seed + (10_000_000 * worker.id if worker else 0)
+        real = page_data.crops(self.paths, CROP, seed, self.cyrillic, self.hard)
         corpus = layout_data.Corpus.load(self.corpus)
         drawer = synthetic_pages.Drawer(self.fonts, corpus, self.others)
-        drawn = synthetic_pages.crops(drawer, CROP, self.seed, self.hard)
+        drawn = synthetic_pages.crops(drawer, CROP, seed, self.hard)
         while True:
             yield collate([next(drawn if i % 2 else real) for i in range(self.batch)])
 
@@ -106,7 +109,8 @@ def reading_loss(
     have to know is cut off.
     """
     ink = batch["ink"].contiguous(memory_format=torch.channels_last)
-    with torch.autocast("cpu", torch.bfloat16, enabled=quick(ink.device) is torch.bfloat16):
+    halves = ink.device.type != "cpu" or quick(ink.device) is torch.bfloat16
+    with torch.autocast(ink.device.type, torch.bfloat16, enabled=halves):
         features, maps, _ = net(ink)
     features, maps = features.float(), maps.float()
     item, row, column = batch["cell"].unbind(1)
@@ -151,7 +155,7 @@ def read(args: argparse.Namespace) -> Path:
     Clean Latin print first, then all else beside it: what the first run learnt is kept.
     """
     torch.manual_seed(SEED)
-    net = GlyphNet().to(memory_format=torch.channels_last)
+    net = GlyphNet().to(args.device, memory_format=torch.channels_last)
     latin = args.out / "read"
     if not Run.finished(latin, args.read_steps):
         first = Run(latin, net, 3e-3, args.read_steps, name="reader", weight_decay=0.01)
@@ -161,7 +165,7 @@ def read(args: argparse.Namespace) -> Path:
     second = Run(args.out / "read-2", net, 1e-3, args.wide_steps, name="reader", weight_decay=0.01)
     if second.step < second.steps:
         read_crops(args, net, second, wide=True)
-    return with_early(args, net, second.result)
+    return with_early(args, net.cpu(), second.result)
 
 
 def with_early(args: argparse.Namespace, net: GlyphNet, trained: Path) -> Path:
@@ -180,8 +184,8 @@ def with_early(args: argparse.Namespace, net: GlyphNet, trained: Path) -> Path:
 def read_crops(args: argparse.Namespace, net: GlyphNet, run: Run, *, wide: bool) -> None:
     crops = Crops(args, args.crops, SEED + run.step + (1_000_000 if wide else 0), wide)
     net.train()
-    for batch in DataLoader(crops, batch_size=None, num_workers=1, prefetch_factor=8):
-        loss, facts = reading_loss(net, batch)
+    for batch in DataLoader(crops, batch_size=None, num_workers=args.workers, prefetch_factor=8):
+        loss, facts = reading_loss(net, {k: v.to(args.device) for k, v in batch.items()})
         run.update(loss, facts, warm_up=100, clip=2.0, decay=0.998)
         if run.step >= run.steps:
             break
@@ -328,6 +332,10 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=800, help="PDFs to collect words from")
     parser.add_argument("--pages", type=int, default=2000, help="to read before `seen`")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", help="of `read`: cuda, ...")
+    parser.add_argument(
+        "--workers", type=int, default=1, help="processes that make crops for `read`"
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     STAGES[args.stage](args)

@@ -43,7 +43,8 @@ class Run:
         self.average = {k: v.clone() for k, v in net.state_dict().items()}
         self.step = 0
         if (out / "state.pt").exists():
-            state = torch.load(out / "state.pt", weights_only=True)
+            device = next(net.parameters()).device
+            state = torch.load(out / "state.pt", map_location=device, weights_only=True)
             net.load_state_dict(state["net"])
             self.optimiser.load_state_dict(state["optimiser"])
             self.average, self.step = state["average"], state["step"]
@@ -56,7 +57,9 @@ class Run:
     def finished(out: Path, steps: int) -> bool:
         """Whether a run in this folder has done its steps, whatever net it was that it trained."""
         state = out / "state.pt"
-        return state.exists() and torch.load(state, weights_only=True)["step"] >= steps
+        if not state.exists():
+            return False
+        return torch.load(state, map_location="cpu", weights_only=True)["step"] >= steps
 
     @property
     def result(self) -> Path:
