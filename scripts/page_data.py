@@ -177,28 +177,35 @@ def _cells(
 CYRILLIC_SHARE = 0.2  # of the public pages, where there are any
 
 
-def crops(
-    paths: list[Path],
-    size: tuple[int, int],
-    seed: int,
-    others: list[Path] | None = None,
-    hard: float = 0.5,
-) -> Iterator[Crop]:
+@dataclass(frozen=True)
+class Shelf:
+    """PDFs that can be opened, with how many pages each has; some, and others."""
+
+    pools: tuple[dict[Path, int], dict[Path, int]]
+
+    @classmethod
+    def of(cls, paths: list[Path], others: list[Path] | None = None) -> Shelf:
+        pools = ({}, {})
+        for pool, members in zip(pools, (paths, others or []), strict=True):
+            for path in members:
+                try:
+                    pool[path] = pdf.page_count(path)
+                except pdf.PdfError as error:
+                    print(f"left out: {error}", file=sys.stderr)
+        return cls(pools)
+
+
+def crops(shelf: Shelf, size: tuple[int, int], seed: int, hard: float = 0.5) -> Iterator[Crop]:
     """Endless crops from random pages: a file by the root of its pages, then six of its pages;
-    CYRILLIC_SHARE of them from `others`, if given. hard: see `cut`."""
+    CYRILLIC_SHARE of them from the others, if there are any. hard: see `cut`."""
     rng = random.Random(seed)
-    counts: dict[Path, int] = {}
-    for path in [*paths, *(others or [])]:
-        try:
-            counts[path] = pdf.page_count(path)
-        except pdf.PdfError as error:
-            print(f"left out: {error}", file=sys.stderr)
-    pools = [[p for p in pool if p in counts] for pool in (paths, others or [])]
-    weights = [[min(counts[path], 100) ** 0.5 for path in pool] for pool in pools]
+    pools = [[*pool] for pool in shelf.pools]
+    weights = [[min(count, 100) ** 0.5 for count in pool.values()] for pool in shelf.pools]
     while True:
         which = int(bool(pools[1]) and rng.random() < CYRILLIC_SHARE)
         path = rng.choices(pools[which], weights[which])[0]
-        numbers = sorted(rng.sample(range(1, counts[path] + 1), min(6, counts[path])))
+        count = shelf.pools[which][path]
+        numbers = sorted(rng.sample(range(1, count + 1), min(6, count)))
         # the larger ones show print as large as headings and slides have it
         dpi = rng.choice((100, 100, rng.uniform(75, 135), rng.uniform(120, 220)))
         try:

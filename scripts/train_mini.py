@@ -62,13 +62,15 @@ from modalities.reader import CELL, GlyphNet, quick
 
 CROP = (384, 256)
 SEED = 7
+STREAMS = 15  # of crops, in turn
 HARD = 0.3  # of the crops of the second phase: scanned badly; more: clean pages are read worse
 
 
 class Crops(IterableDataset[Any]):
-    """Batches of crops, half of public pages and half of pages drawn from fonts; the seed moves
-    with the step that training resumes from, and with the worker. wide: Cyrillic, Greek and (HARD)
-    bad scans among them."""
+    """Batches of crops, half of public pages and half of pages drawn from fonts, of STREAMS files and
+    fonts in turn: the crops of one file are too alike to learn from one after the other. The batches
+    are the same in one process and in as many as STREAMS can be divided by; the seed moves with the
+    step that training resumes from. wide: Cyrillic, Greek and (HARD) bad scans among them."""
 
     def __init__(self, args: argparse.Namespace, batch: int, seed: int, wide: bool) -> None:
         self.paths = page_data.pdfs(args.data, page_data.TRAINING)
@@ -79,12 +81,18 @@ class Crops(IterableDataset[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()
-        seed = self.seed + (10_000_000 * worker.id if worker else 0)
-        real = page_data.crops(self.paths, CROP, seed, self.cyrillic, self.hard)
+        shelf = page_data.Shelf.of(self.paths, self.cyrillic)
         corpus = layout_data.Corpus.load(self.corpus)
         drawer = synthetic_pages.Drawer(self.fonts, corpus, self.others)
-        drawn = synthetic_pages.crops(drawer, CROP, seed, self.hard)
-        while True:
+        streams = []
+        for number in range(
+            worker.id if worker else 0, STREAMS, worker.num_workers if worker else 1
+        ):
+            seed = self.seed + 10_000_000 * number
+            real = page_data.crops(shelf, CROP, seed, self.hard)
+            drawn = synthetic_pages.crops(drawer, CROP, seed, self.hard)
+            streams.append((real, drawn))
+        for real, drawn in itertools.cycle(streams):
             yield collate([next(drawn if i % 2 else real) for i in range(self.batch)])
 
 
