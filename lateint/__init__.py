@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from lateint import data, evaluation, losses, maxsim, objective
     from lateint.checkpoints import load
     from lateint.collection import Collection
+    from lateint.encoded import Encoded
     from lateint.index import Hit, Index
-    from lateint.model import Encoded, LateInteractionModel
+    from lateint.model import LateInteractionModel
     from lateint.ragged import Ragged
     from lateint.trainer import Trainer
     from lateint.training_arguments import TrainingArguments
@@ -44,7 +45,7 @@ __all__ = [
 # name -> (module, attribute); None: the module itself
 _LAZY: dict[str, tuple[str, str | None]] = {
     "Collection": ("lateint.collection", "Collection"),
-    "Encoded": ("lateint.model", "Encoded"),
+    "Encoded": ("lateint.encoded", "Encoded"),
     "Hit": ("lateint.index", "Hit"),
     "Index": ("lateint.index", "Index"),
     "LateInteractionModel": ("lateint.model", "LateInteractionModel"),

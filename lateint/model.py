@@ -9,10 +9,8 @@ no file but its own; for training call `model.grid(...)` and a head, which keep 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -20,53 +18,22 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from lateint import model_files
 from lateint.batching import batches
-from lateint.config import ConfigError, from_json, nearest, read_json, to_json, write_json
+from lateint.config import nearest
+from lateint.encoded import Encoded, boxes_of, of_kept
 from lateint.heads import Head, make_head
+from lateint.model_files import check_name
+from lateint.progress import counting
 from lateint.ragged import Ragged
 from lateint.streams import side_by_side
-from modalities import load_encoder
 from modalities.encoder import Batch, Encoder, Role, check_role
 from modalities.grid import TokenGrid
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-FORMAT = "lateint-model"
-VERSION = 1
-CONFIG = "config.json"
-HEAD_WEIGHTS = "heads.safetensors"
 BATCH_TOKENS = 16_384
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Items as vectors, in input order.
-
-    tokens: the head's rows.
-    boxes: for each row x0, y0, x1, y1 as fractions of its item's width and height, origin top
-        left (float32, on the CPU, same offsets as `tokens`); None where rows have no place: text
-        encoders without layout, and heads with one row an item.
-    seconds: for each row of a recording, from when to when it stands (as `boxes`); else None.
-    """
-
-    tokens: Ragged
-    boxes: Ragged | None = None
-    seconds: Ragged | None = None
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """config.json of a saved model. encoders: modality -> subfolder (one that several modalities
-    share is one encoder); heads: kind -> config."""
-
-    format: str
-    version: int
-    encoders: dict[str, str]
-    heads: dict[str, dict[str, Any]]
 
 
 class LateInteractionModel(nn.Module):
@@ -93,7 +60,7 @@ class LateInteractionModel(nn.Module):
         if len(set(widths.values())) > 1:
             raise ValueError(f"encoders must end in one shared width, got {widths}")
         for name in encoders:
-            _check_name(name)
+            check_name(name)
         if not isinstance(heads, Mapping):
             heads = {kind: make_head(kind) for kind in heads}
         self.dim: int = next(iter(widths.values()))
@@ -257,7 +224,7 @@ class LateInteractionModel(nn.Module):
         _check_items(items)
         total = len(items) if isinstance(items, Sequence) else None
         source = iter(items)
-        with _progress_bar(f"{modality} documents", total, progress) as advance:
+        with counting(f"{modality} documents", total, progress) as advance:
             while chunk := list(islice(source, window)):
                 encoded = self.encode(
                     chunk, "document", modality=modality, head=head, batch_tokens=batch_tokens
@@ -308,7 +275,7 @@ class LateInteractionModel(nn.Module):
         rows: dict[int, Tensor] = {}
         boxes: dict[int, Tensor] = {}
         seconds: dict[int, Tensor] = {}
-        bar = _progress_bar(f"{modality} {role}s", len(items), progress)
+        bar = counting(f"{modality} {role}s", len(items), progress)
         on_cpu = encoder.device.type == "cpu"
         if on_cpu and encoder.cpu_tokens is not None:
             batch_tokens = min(batch_tokens, encoder.cpu_tokens)
@@ -322,8 +289,8 @@ class LateInteractionModel(nn.Module):
                 ragged = ragged.to("cpu", torch.float32)
             if not to_rows.per_token:
                 return ragged, None, None
-            heard = None if grid.seconds is None else _of_kept(grid.seconds, kept)
-            return ragged, _boxes(grid, modality, kept), heard
+            heard = None if grid.seconds is None else of_kept(grid.seconds, kept)
+            return ragged, boxes_of(grid, modality, kept), heard
 
         @torch.inference_mode()
         def prepared(batch: list[int]) -> Batch:
@@ -354,22 +321,8 @@ class LateInteractionModel(nn.Module):
         A model that is there already is replaced; any other folder that is not empty is an error.
         config.json is written last, so a save that was cut short does not load.
         """
-        from safetensors.torch import save_file
-
-        folder = Path(folder)
-        config = folder / CONFIG
-        if folder.is_dir() and any(folder.iterdir()) and not _is_model(config):
-            raise FileExistsError(f"{folder} is not empty and holds no saved model: not touched")
-        folder.mkdir(parents=True, exist_ok=True)
-        config.unlink(missing_ok=True)
-        folders: dict[int, str] = {}  # the first modality of each encoder names its folder
-        names = {m: folders.setdefault(id(self.encoder(m)), m) for m in self.encoders}
-        for name in folders.values():
-            self.encoder(name).save(folder / name)
-        weights = {k: v.detach().cpu().contiguous() for k, v in self.heads.state_dict().items()}
-        save_file(weights, str(folder / HEAD_WEIGHTS))
-        heads = {kind: to_json(self.head(kind).config) for kind in self.heads}
-        write_json(config, ModelConfig(FORMAT, VERSION, names, heads))
+        encoders = {modality: self.encoder(modality) for modality in self.encoders}
+        model_files.write(Path(folder), encoders, {kind: self.head(kind) for kind in self.heads})
 
     @classmethod
     def load(cls, folder: Path | str) -> Self:
@@ -380,32 +333,7 @@ class LateInteractionModel(nn.Module):
                 (the nearest known one is named), head weights missing or left over. ValueError:
                 an encoder's folder does not fit (see `modalities.load_encoder`).
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        folder = Path(folder)
-        config = _read_config(folder / CONFIG)
-        for name in (*config.encoders, *config.encoders.values()):
-            _check_name(name, f"{folder / CONFIG}: encoders: ")
-        loaded = {sub: load_encoder(folder / sub) for sub in sorted(set(config.encoders.values()))}
-        encoders = {modality: loaded[sub] for modality, sub in config.encoders.items()}
-        where = f"{folder / CONFIG}: heads"
-        heads = {kind: make_head(kind, values, where) for kind, values in config.heads.items()}
-        model = cls(encoders, heads)
-        path = folder / HEAD_WEIGHTS
-        try:
-            weights = load_file(str(path))
-        except (OSError, SafetensorError) as error:
-            raise ConfigError(f"{path}: cannot be read: {error}") from error
-        own = model.heads.state_dict()
-        missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
-        if missing or extra:
-            raise ConfigError(f"{path}: missing weights {missing}, unexpected weights {extra}")
-        try:
-            model.heads.load_state_dict(weights)
-        except RuntimeError as error:
-            raise ConfigError(f"{path}: {error}") from error
-        return model.eval()
+        return cls(*model_files.read(Path(folder))).eval()
 
 
 # Of 344 tokens a page 265 are kept, and titles and phrases find their pages as well as with all
@@ -436,29 +364,6 @@ def load(path: Path | str | None = None) -> LateInteractionModel:
     return LateInteractionModel(encoders, heads).eval()
 
 
-def _boxes(grid: TokenGrid, modality: str, kept: Tensor) -> list[Tensor] | None:
-    """(n_i, 4) for the kept tokens, (B, T) bool, of each item: the encoder's boxes, else the cells
-    of a picture's lattice."""
-    if grid.boxes is not None:
-        return _of_kept(grid.boxes, kept)
-    if modality not in ("image", "page"):
-        return None
-    cells = (_cells(rows, cols) for rows, cols in grid.shape)
-    return [item[stays[: len(item)]] for item, stays in zip(cells, kept.cpu(), strict=True)]
-
-
-def _of_kept(facts: Tensor, kept: Tensor) -> list[Tensor]:
-    """(B, T, n), what a grid says of its tokens -> (n_i, n) float32 of the kept ones, (B, T) bool."""
-    return [item[stays] for item, stays in zip(facts.float().cpu(), kept.cpu(), strict=True)]
-
-
-def _cells(rows: int, cols: int) -> Tensor:
-    """(rows * cols, 4): the boxes of a lattice's cells, row by row."""
-    y, x = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
-    corners = torch.stack([x / cols, y / rows, (x + 1) / cols, (y + 1) / rows], dim=-1)
-    return corners.view(-1, 4)
-
-
 @contextmanager
 def _evaluating(*modules: nn.Module) -> Iterator[None]:
     """Eval mode inside; every submodule's own mode again after (some may be frozen in eval)."""
@@ -472,49 +377,6 @@ def _evaluating(*modules: nn.Module) -> Iterator[None]:
             m.training = True
 
 
-@contextmanager
-def _progress_bar(label: str, total: int | None, show: bool) -> Iterator[Callable[[int], None]]:
-    """Gives a function that is told how many items were done."""
-    if not show:
-        yield lambda count: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as Remaining
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(label, total=total)
-        yield lambda count: bar.advance(task, count)
-
-
 def _check_items(items: Any) -> None:
     if isinstance(items, (str, bytes, Path)):
         raise TypeError(f"items is one {type(items).__name__}: pass a list of items")
-
-
-def _check_name(name: str, where: str = "") -> None:
-    """A modality is the name of a subfolder too, and may come from a file."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
-        raise ConfigError(f"{where}{name!r} is no name of letters, digits, '-' and '_'")
-
-
-def _read_config(path: Path) -> ModelConfig:
-    data = read_json(path)
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise ConfigError(f'{path}: no saved lateint model ("format": "{FORMAT}" is missing)')
-    version = data.get("version")
-    if isinstance(version, int) and version > VERSION:
-        raise ConfigError(
-            f"{path}: format version {version} is newer than {VERSION}, the newest that this "
-            "lateint reads: upgrade lateint"
-        )
-    return from_json(ModelConfig, data, str(path))
-
-
-def _is_model(config: Path) -> bool:
-    try:
-        _read_config(config)
-    except ConfigError:
-        return False
-    return True

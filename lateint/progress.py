@@ -46,3 +46,19 @@ def watching(
             bar.update(task, completed=places[path], description=name, documents=documents)
 
         yield show
+
+
+@contextmanager
+def counting(label: str, total: int | None, show: bool) -> Iterator[Callable[[int], None]]:
+    """Gives a function that is told how many items were done."""
+    if not show:
+        yield lambda count: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda count: bar.advance(task, count)

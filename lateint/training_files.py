@@ -21,7 +21,8 @@ from torch import Tensor
 from lateint import adapters
 from lateint.config import write_json
 from lateint.learner import Learner
-from lateint.model import CONFIG, LateInteractionModel
+from lateint.model import LateInteractionModel
+from lateint.model_files import CONFIG
 
 STATE = "training.safetensors"
 ARGUMENTS = "training_arguments.json"
