@@ -1,5 +1,5 @@
-"""Stage "pack": checkpoints of the reader, the contexts, the lexicon and the token budget to the
-package's weights, floats in fp16."""
+"""Stage "pack": checkpoints of the reader, the contexts and the lexicon to the package's weights,
+floats in fp16."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from modalities.page import PageReader, PageText
 
 FOLDER = Path(__file__).parent.parent / "modalities" / "weights"
 WEIGHTS = FOLDER / "page.safetensors"
-HEADS = FOLDER / "heads.safetensors"
 
 
 def sides(text: PageText, stored: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -43,13 +42,12 @@ def pack(
     reader: Path,
     context: Path | None,
     lexicon: Path | None = None,
-    budget: Path | None = None,
     questions: Sequence[str] = (),
     target: Path = WEIGHTS,
 ) -> None:
-    """Writes reader.*, layout.* and query.* into one file, and the lexicon and the budget's net
-    beside it. Without a context, an untrained one: words then match as they are spelt, all with
-    the same weight. questions: what is asked in training, for what all have in common."""
+    """Writes reader.*, layout.* and query.* into one file, and the lexicon beside it. Without a
+    context, an untrained one: words then match as they are spelt, all with the same weight.
+    questions: what is asked in training, for what all have in common."""
     torch.manual_seed(0)
     known = None if lexicon is None else Lexicon.of_bytes(lexicon.read_bytes(), str(lexicon))
     text = PageText(known)
@@ -67,9 +65,6 @@ def pack(
     save_file(_halves(stored), str(target))
     if lexicon is not None:
         shutil.copyfile(lexicon, target.parent / lexicons.WEIGHTS)
-    if budget is not None:
-        net = {f"multi.budget.{k}": v for k, v in load_file(str(budget)).items()}
-        save_file(_halves(net), str(target.parent / HEADS.name))
     sizes = {p.name: f"{p.stat().st_size / 1e6:.1f} MB" for p in sorted(target.parent.iterdir())}
     print(sizes)
 

@@ -1,7 +1,12 @@
-"""Trains the page reader that ships with lateint, from public PDFs, on two cores.
+"""Trains lateint-mini, the model that ships with lateint, from public packages, on two cores.
 
-    scripts/get_data.sh DATA train
+    scripts/get_data.sh DATA all && scripts/get_pictures.sh DATA
     python scripts/train_mini.py all --data DATA --out RUN
+    python scripts/train_mini.py pictures --data DATA --out RUN     (then sounds, dictation, card)
+
+`all` makes what reads pages and texts; pictures and sounds are trained to meet it, so they come after
+it, and again after it has changed. On two cores `read` takes about three hours, or on a GPU (--device cuda
+--workers 15) six minutes; all else an hour and a half together.
 
 Stages, each by its name as well; what is there already is not made again, and what was cut off
 resumes:
@@ -14,7 +19,7 @@ resumes:
     single    spelt and seen again for the single-vector head alone, to compare with
     lexicon   what words mean, in many languages                RUN/lexicon/lexicon.safetensors
     sense     contexts in which meanings count                  RUN/sense/context.safetensors
-    budget    which tokens of a page are kept                   RUN/budget/budget.safetensors
+    budget    a net that says which tokens of a page to keep, to compare with (mini_budget.py)
     pack      the package's weights in half precision
     pictures  the picture tower and its weights (after scripts/get_pictures.sh DATA)
     picture-styles  towers that saw one drawing style of emoji, to measure on the other
@@ -280,7 +285,7 @@ def sense(args: argparse.Namespace) -> Path:
 
 
 def budget(args: argparse.Namespace) -> Path:
-    """Which tokens of a page are kept."""
+    """Which tokens of a page to keep."""
     return train_budget.train(
         collect(args),
         gather(args),
@@ -297,7 +302,7 @@ def packed(args: argparse.Namespace) -> None:
     """The package's weights."""
     short = [q for q, _ in layout_data.Corpus.load(collect(args)).queries if len(q.split()) <= 4]
     asked = random.Random(0).sample(short, min(3000, len(short)))
-    pack.pack(read(args), sense(args), lexicon(args), budget(args), asked)
+    pack.pack(read(args), sense(args), lexicon(args), asked)
 
 
 STAGES = {
