@@ -60,7 +60,7 @@ class Recipe:
     sources: tuple[str, ...] = ("noto", "openmoji", "tuxpaint", "openclipart", "mdi", "lucide")
     seed: int = SEED
     heads: str = "both"
-    epochs: int = 12
+    epochs: int = 30
     batch: int = 192
     rate: float = 2e-3
     drop: float = 0.2
