@@ -54,9 +54,8 @@ class Agreement:
     """Scores of texts against log probabilities (T, SOUNDS), T at least 1, of letters heard."""
 
     def __init__(self, spelt: Tensor) -> None:
-        self.spelt = (
-            spelt.cpu().double().T.contiguous()
-        )  # (SOUNDS, T); not every device has doubles
+        # on the CPU, as not every device has doubles
+        self.spelt = spelt.cpu().double().T.contiguous()  # (SOUNDS, T)
         self.before = F.pad(self.spelt.cumsum(1), (1, 0))  # sums of all earlier frames, (.., T + 1)
 
     def start(self) -> Prefixes:
