@@ -1,21 +1,31 @@
 """`Collection`: files on disk -> documents -> index -> hits that say why they matched.
 
-The meeting point of models, files, index and ledger; each of them knows nothing of the others. A
-collection is a folder: `collection.sqlite` (the ledger), `index/`, and `cache/`, which can go.
+The meeting point of models, files, index and ledger; each of them knows nothing of the others.
+`collection_files` says what lies where.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from lateint import sources
+from lateint.collection_files import (
+    CACHE,
+    DPI,
+    INDEX,
+    LEDGER,
+    AnyPath,
+    CollectionInfo,
+    ModelMismatch,
+    canonical,
+    check_place,
+    make,
+)
 from lateint.explain import Hit, Match, matches
 from lateint.index import Hit as IndexHit
 from lateint.index import Index
@@ -31,38 +41,6 @@ if TYPE_CHECKING:
     from lateint.encoding import CollectionModel
     from lateint.model import LateInteractionModel
     from modalities.media import Audio
-
-LEDGER, INDEX, CACHE = "collection.sqlite", "index", "cache"
-DPI = 100
-
-AnyPath = str | os.PathLike[str]
-
-
-class ModelMismatch(CollectionError):
-    """The collection was built with another model, so its tokens and these do not compare."""
-
-
-@dataclass(frozen=True)
-class CollectionInfo:
-    """What a collection holds. documents: that can be found; blank: pages with nothing to find."""
-
-    path: str
-    files: int
-    documents: int
-    blank: int
-    tokens: int
-    index_bytes: int
-    cache_bytes: int
-    model: str
-    fingerprint: str
-    dpi: float
-    folders: tuple[str, ...] = ()
-    metadata_keys: tuple[str, ...] = ()
-    problems: tuple[Problem, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """As a dictionary that `json.dumps` takes."""
-        return asdict(self)
 
 
 class Collection:
@@ -107,41 +85,9 @@ class Collection:
         from lateint.encoding import CollectionModel
 
         path = Path(path).expanduser().resolve()
-        if not 10 <= dpi <= 1200:
-            raise CollectionError(
-                f"dpi: got {dpi!r}; wanted 10 to 1200 (100 suits the shipped model)"
-            )
-        there = path.is_dir() and any(path.iterdir())
-        if (there or path.is_file()) and not (path / LEDGER).is_file():
-            raise CollectionError(f"{path}: not a collection, and not empty; choose another folder")
-        if there and not overwrite:
-            raise CollectionError(
-                f"{path}: there is a collection already; open it, or replace it with overwrite=True"
-            )
+        check_place(path, dpi, overwrite)
         encoder = CollectionModel.of(model)
-        if there:
-            with Index.open(path / INDEX, write=True):  # nobody is writing to it
-                pass
-        # Made under another name and then moved: a creation that is killed leaves no half collection.
-        path.parent.mkdir(parents=True, exist_ok=True)
-        making = path.with_name(f".{path.name}.{os.getpid()}.new")
-        shutil.rmtree(making, ignore_errors=True)
-        try:
-            making.mkdir()
-            Index.create(making / INDEX, encoder.dim, model=encoder.fingerprint).close()
-            with closing(Ledger(making / LEDGER, create=True)) as ledger, ledger.transaction():
-                ledger.set_facts(
-                    model=encoder.origin,
-                    fingerprint=encoder.fingerprint,
-                    dpi=dpi,
-                    cache_pages=cache_pages,
-                )
-            if there:
-                shutil.rmtree(path)
-            making.rename(path)
-        except BaseException:
-            shutil.rmtree(making, ignore_errors=True)
-            raise
+        make(path, encoder, dpi=dpi, cache_pages=cache_pages)
         collection = cls(path, model)
         collection._model = encoder
         return collection
@@ -345,24 +291,16 @@ class Collection:
         """
         if sum(given is not None for given in (query, image, audio)) != 1:
             raise CollectionError("search: wanted one of a query text, image= and audio=")
+        chosen: dict[str, Any] = {"where": where, "params": params, "group_by": group_by}
         if query is not None:
-            return self.search_many(
-                [query],
-                k,
-                where=where,
-                params=params,
-                group_by=group_by,
-                words=words,
-                hybrid=hybrid,
-            )[0]
+            return self.search_many([query], k, words=words, hybrid=hybrid, **chosen)[0]
         if hybrid:
             raise CollectionError("search: hybrid goes with a query text, the others have no words")
         if image is not None:
             asked = self.model.encode_picture(image)
         else:
             asked = self.model.encode_recording(audio)
-        found = self._index.search(asked, k, where=where, params=params, group_by=group_by)[0]
-        return [self._hit(hit) for hit in found]
+        return [self._hit(hit) for hit in self._index.search(asked, k, **chosen)[0]]
 
     def search_many(
         self,
@@ -382,14 +320,12 @@ class Collection:
         if not queries:
             return []
         asked = self.model.encode_queries(queries)
-        found: list[list[IndexHit]]
+        chosen: dict[str, Any] = {"where": where, "params": params, "group_by": group_by}
+        found: list[Sequence[IndexHit]]
         if hybrid:
-            fused = self._index.search_hybrid(
-                asked, queries, k, where=where, params=params, group_by=group_by
-            )
-            found = [[*row] for row in fused]
+            found = [*self._index.search_hybrid(asked, queries, k, **chosen)]
         else:
-            found = self._index.search(asked, k, where=where, params=params, group_by=group_by)
+            found = [*self._index.search(asked, k, **chosen)]
         hits = [
             [self._hit(hit) for hit in row] if hybrid or self.model.reads(query) else []
             for query, row in zip(queries, found, strict=True)
@@ -465,22 +401,3 @@ class Collection:
             metadata_keys=index.keys,
             problems=tuple(Problem(path, reason) for path, reason in self._ledger.problems()),
         )
-
-
-def exists(path: AnyPath) -> bool:
-    """Whether there is a collection in this folder."""
-    return (Path(path).expanduser() / LEDGER).is_file()
-
-
-def canonical(given: AnyPath) -> Path:
-    """A file or folder that is there, the same however it is reached; a link to a file keeps its
-    name. Raises CollectionError."""
-    path = Path(given).expanduser()
-    try:
-        if path.is_dir():
-            return path.resolve()
-        if path.exists():
-            return path.parent.resolve() / path.name
-    except OSError as error:
-        raise CollectionError(f"{path}: {error.strerror}") from error
-    raise CollectionError(f"{path}: no such file or folder")

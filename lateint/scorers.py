@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from lateint.maxsim import maxsim, maxsim_pairs, sum_by_query, token_maxima, working_memory
+from lateint.maxima import working_memory
+from lateint.maxsim import maxsim, maxsim_pairs, sum_by_query, token_maxima
 from lateint.ragged import Ragged
 
 

@@ -68,7 +68,8 @@ def index(
     as_json: Json = False,
 ) -> None:
     """Make a collection of files, or bring it up to date. Only what is new or changed is read."""
-    from lateint.collection import Collection, canonical, exists
+    from lateint.collection import Collection
+    from lateint.collection_files import canonical, exists
 
     for path in paths:
         canonical(path)  # a mistyped path is no reason to make a collection
@@ -195,7 +196,8 @@ def delete(
 
 
 def _open(path: Path) -> Collection:
-    from lateint.collection import Collection, exists
+    from lateint.collection import Collection
+    from lateint.collection_files import exists
 
     if not exists(path):
         fail(f"{path}: there is no collection here; make one with `lateint index PATH`")

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from lateint.index.change import Change
 from lateint.index.codec import Codec, default_centroids, sample_size
 from lateint.index.codecfile import CodecFile
 from lateint.index.fde import to_bytes
@@ -20,7 +21,7 @@ from lateint.index.residual import ResidualSegment
 from lateint.index.search.exact import blocks
 from lateint.index.segments import Arrays
 from lateint.index.snapshot import Part, Selection, Snapshot
-from lateint.index.storage import KINDS, Change
+from lateint.index.storage import KINDS
 from lateint.index.tokens import FloatArray, IntArray, Tokens, to_half
 
 TRAIN_TOKENS = 1 << 16  # 16 MB of float16 at 128 dimensions, scored exactly in some milliseconds;

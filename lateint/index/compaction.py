@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from lateint.index.building import SegmentWriter, segment_tokens
+from lateint.index.change import Change
 from lateint.index.kinds import Segment
 from lateint.index.snapshot import Snapshot
-from lateint.index.storage import Change
 
 MANY = 64  # small segments that `add` lets stand before it merges them
 

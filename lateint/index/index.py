@@ -18,7 +18,7 @@ from lateint.index import building, compaction
 from lateint.index.batch import Batch, check_batch, join_batches
 from lateint.index.catalog import Document, check_ids, some
 from lateint.index.errors import BadDocument, DuplicateId, IndexMismatch, IndexWriteFailed
-from lateint.index.export import load
+from lateint.index.imported import load
 from lateint.index.manifest import Manifest
 from lateint.index.options import check_options
 from lateint.index.reading import Reading

@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 
 from lateint.index.catalog import Document
+from lateint.index.change import Change
 from lateint.index.errors import IndexCorrupt
 from lateint.index.folder import QUARANTINE, guard, writing
 from lateint.index.manifest import Manifest, row_checksum, segment_row
 from lateint.index.segments import sync_folder
-from lateint.index.storage import Change, Storage
+from lateint.index.storage import Storage
 from lateint.index.tokens import IntArray
 from lateint.index.verify import verify
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lateint.collection import Collection, exists
+from lateint.collection import Collection
+from lateint.collection_files import exists
 from lateint.explain import Traces, matches
 from lateint.index import Index
 

@@ -14,7 +14,8 @@ from PIL import Image
 from toy_model import ColourPage, HashedText, toy_model
 
 import lateint.ingest
-from lateint.collection import Collection, ModelMismatch
+from lateint.collection import Collection
+from lateint.collection_files import ModelMismatch
 from lateint.index import IndexLocked
 from lateint.ledger import CollectionError
 from lateint.model import LateInteractionModel

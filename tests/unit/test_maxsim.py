@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import lateint.maxsim
+import lateint.maxima
 from lateint.maxsim import maxsim, maxsim_pairs
 from lateint.ragged import Ragged
 
@@ -285,7 +285,7 @@ def test_tiles_keep_to_their_size() -> None:
         (9, 2, 2, 3, 30),
     ]:
         seen = torch.zeros(groups, rows, count)
-        for g, r, d in lateint.maxsim._tiles(groups, rows, count, width, size):
+        for g, r, d in lateint.maxima._tiles(groups, rows, count, width, size):
             seen[g, r, d] += 1
             assert seen[g, r, d].numel() * width <= size
         assert (seen == 1).all()

@@ -133,7 +133,7 @@ def quantise(
     check.width(dim)
     check.array("centroids", centroids, np.float32, None, dim)
     check.array("codes", codes, np.uint16, count)
-    _scale(scale, dim)
+    check.scale(scale, dim)
     nbits = check.levels(levels)
     if levels.ndim == 2:
         boundaries = None
@@ -175,7 +175,7 @@ def reconstruct(
     dim = centroids.shape[1]
     check.width(dim)
     nbits = _residuals(codes, packed, levels, factor, dim)
-    _scale(scale, dim)
+    check.scale(scale, dim)
     return np.asarray(
         _impl.reconstruct(
             codes, packed, centroids, scale, levels, factor, nbits, check.threads(threads)
@@ -188,7 +188,7 @@ def nearest(points: Array, centroids: Array, half: Array, *, threads: int = 0) -
 
     points float32 (n, D), centroids float32 (K, D), half float32 (K,): half their squared lengths.
     Costs n K D multiplications; a point's answer does not depend on the others."""
-    _points(points, centroids, half)
+    check.points(points, centroids, half)
     return np.asarray(_impl.nearest(points, centroids, half, check.threads(threads)))
 
 
@@ -206,7 +206,7 @@ def nearest_listed(
 
     order: i64 (n,), points by cell: cell c has order[ends[c] : ends[c + 1]], ends i64 (C + 1,);
     lists: u32 (C, L), the centroids that a point of each cell is compared with."""
-    _points(points, centroids, half)
+    check.points(points, centroids, half)
     check.array("order", order, np.int64, len(points))
     check.array("lists", lists, np.uint32, None, None)
     check.array("ends", ends, np.int64, len(lists) + 1)
@@ -260,7 +260,7 @@ def scan(
     """Centroid interaction, u32 (n,): sum over t of the max over the document of table[code, t].
 
     table: `Table.bytes`; codes u16 (N,); offsets i64 (B + 1,); positions i64 (n,) or None."""
-    _table(table)
+    check.table(table)
     check.array("codes", codes, np.uint16, None)
     check.selection(offsets, positions)
     return np.asarray(_impl.scan(table, codes, offsets, positions, check.threads(threads)))
@@ -276,7 +276,7 @@ def scan_many(
 ) -> Array:
     """`scan` for several queries: u32 (len(tables), n). Threads share queries and documents."""
     for one in tables:
-        _table(one)
+        check.table(one)
     check.array("codes", codes, np.uint16, None)
     check.selection(offsets, positions)
     return np.asarray(
@@ -378,26 +378,3 @@ def _residuals(codes: Array, packed: Array, levels: Array, factor: Array | None,
     check.array("packed", packed, np.uint8, len(codes), packed_bytes(dim, nbits))
     check.factor(factor, len(codes))
     return nbits
-
-
-def _points(points: Array, centroids: Array, half: Array) -> None:
-    check.array("points", points, np.float32, None, None)
-    check.width(points.shape[1])
-    check.array("centroids", centroids, np.float32, None, points.shape[1])
-    check.array("half", half, np.float32, len(centroids))
-    if not len(centroids):
-        raise ValueError("centroids: none; wanted at least one")
-
-
-def _scale(scale: Array, dim: int) -> None:
-    check.array("scale", scale, np.float32, dim)
-    if not (np.isfinite(scale) & (scale > 0)).all():
-        raise ValueError("scale: must be finite and above 0")
-
-
-def _table(table: Array) -> None:
-    check.array("table", table, np.uint8, None, None)
-    if table.shape[1] != 16 and (table.shape[1] % 32 or not table.shape[1]):
-        raise ValueError(
-            f"table: rows of {table.shape[1]} bytes; wanted 16 or a multiple of 32 (see `table`)"
-        )

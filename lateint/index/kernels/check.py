@@ -90,3 +90,26 @@ def threads(count: int) -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def points(points: Array, centroids: Array, half: Array) -> None:
+    array("points", points, np.float32, None, None)
+    width(points.shape[1])
+    array("centroids", centroids, np.float32, None, points.shape[1])
+    array("half", half, np.float32, len(centroids))
+    if not len(centroids):
+        raise ValueError("centroids: none; wanted at least one")
+
+
+def scale(scale: Array, dim: int) -> None:
+    array("scale", scale, np.float32, dim)
+    if not (np.isfinite(scale) & (scale > 0)).all():
+        raise ValueError("scale: must be finite and above 0")
+
+
+def table(table: Array) -> None:
+    array("table", table, np.uint8, None, None)
+    if table.shape[1] != 16 and (table.shape[1] % 32 or not table.shape[1]):
+        raise ValueError(
+            f"table: rows of {table.shape[1]} bytes; wanted 16 or a multiple of 32 (see `table`)"
+        )
