@@ -28,13 +28,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import bm25s
+import development
 import ir_measures
 import numpy as np
-import page_data
 import torch
 from ir_measures import RR, R, nDCG
-from layout_data import Corpus, collect
-from read_pages import Job, read_all, save_readings
+from layout_data import Corpus
 from results import record
 from safetensors.torch import load_file
 from torch import Tensor
@@ -46,15 +45,6 @@ from modalities import pdf, words
 from modalities.layout import LayoutContext, QueryContext, geometry
 from modalities.page import PageReader, PageText
 
-ENGLISH = (
-    "octave-doc/usr/share/doc/octave/octave.pdf",
-    "octave-doc/usr/share/doc/octave/liboctave.pdf",
-    "octave-doc/usr/share/doc/octave/refcard-a4.pdf",
-    "installation-guide-amd64/usr/share/doc/installation-guide-amd64/en/install.en.pdf",
-    "packaging-tutorial/usr/share/doc/packaging-tutorial/packaging-tutorial.pdf",
-    "debian-history/usr/share/doc/debian-history/docs/project-history.en.pdf",
-)
-DEVELOPMENT = tuple(dict.fromkeys(name.split("/")[0] for name in ENGLISH))
 DRAWING = threading.Lock()
 PHRASES = 400
 MEASURES = (nDCG @ 5, R @ 1, R @ 10, RR @ 10)
@@ -137,23 +127,6 @@ def model_scores(
         single.append(pooled @ out.pooled[0])
         count += len(rows.values)
     return torch.stack(multi, 1).numpy(), torch.stack(single, 1).numpy(), count
-
-
-def read_pages(
-    corpus: Corpus, paths: list[Path], weights: Path, cache: Path
-) -> list[tuple[Tensor, Tensor]]:
-    """(vectors, boxes) as the reader sees each page of the corpus; kept by the weights' date."""
-    if not cache.exists():
-        numbers = [int(name.rpartition("=")[2]) for name in corpus.names]
-        jobs = []
-        for document, path in enumerate(paths):
-            mine = [numbers[p] for p in np.flatnonzero(corpus.document == document)]
-            jobs += [Job(weights, path, tuple(mine[i : i + 20])) for i in range(0, len(mine), 20)]
-        readings = [r for result in read_all(jobs, 2) for _, r, _ in result]
-        save_readings(list(range(len(readings))), readings, cache)
-    stored = load_file(str(cache))
-    sizes = (stored["offsets"][1:] - stored["offsets"][:-1]).tolist()
-    return list(zip(stored["vectors"].split(sizes), stored["boxes"].split(sizes), strict=True))
 
 
 def reading_rate(corpus: Corpus, read: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
@@ -246,9 +219,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--cache", type=Path, default=Path(".data/bench"))
     parser.add_argument(
-        "--reader", type=Path, help="a reader's checkpoint instead of the package's"
+        "--reader",
+        type=Path,
+        default=development.WEIGHTS,
+        help="a reader's checkpoint instead of the package's",
     )
     parser.add_argument(
         "--context", type=Path, help="a context's checkpoint instead of the package's"
@@ -257,18 +232,13 @@ def main() -> None:
         "--single", type=Path, help="a context trained with the single-vector head alone"
     )
     parser.add_argument("--tesseract-pages", type=int, default=0, help="to time it on")
-    parser.add_argument("--tesseract-document", type=int, help="number in ENGLISH, to search in")
+    parser.add_argument(
+        "--tesseract-document", type=int, help="number in development.ENGLISH, to search in"
+    )
     parser.add_argument("--record", action="store_true", help="append to scripts/results/")
     args = parser.parse_args()
-    args.cache.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(2)
-    for package in DEVELOPMENT:
-        page_data.unpack(args.data / "pkg" / package)
-    paths = [args.data / "pkg" / name for name in ENGLISH]
-    kept = args.cache / "english.safetensors"
-    if not kept.exists():
-        collect(paths, most=100_000, without_outline=100_000, seed=0).save(kept)
-    corpus = Corpus.load(kept)
+    corpus, paths = development.english(args.data), development.english_paths(args.data)
     names = [f"{corpus.document[i]}/{name}" for i, name in enumerate(corpus.names)]
     asked = [(text, pages) for text, pages in corpus.queries if len([*words.split(text)]) >= 2]
     titles = [[w for w, _, _ in words.split(text)] for text, _ in asked]
@@ -314,14 +284,8 @@ def main() -> None:
     show("model on true words, multi-vector", multi)
     show("model on true words, single vector", single)
     facts: dict[str, object] = {"pages": len(names), "queries": len(titles), "phrases": inner_table}
-    weights = args.reader
-    if weights is None:
-        import modalities
-
-        weights = Path(modalities.__file__).parent / "weights" / "page.safetensors"
-    if weights.exists():
-        stamp = f"{weights.stat().st_mtime_ns:x}"
-        read = read_pages(corpus, paths, weights, args.cache / f"read-{stamp}.safetensors")
+    if args.reader.exists():
+        read = development.english_read(args.data, args.reader)[1]
         facts |= reading_rate(corpus, read)
         multi, single, count = model_scores(layout, query, read, queries)
         facts["tokens_read"] = round(count / len(names), 1)

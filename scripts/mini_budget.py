@@ -22,8 +22,8 @@ from typing import Any
 import bench_pages
 import numpy as np
 import torch
-from layout_data import Corpus
-from mini_languages import sides, weights
+from development import english_read
+from mini_languages import sides
 from results import record
 from safetensors.torch import load_file
 from torch import Tensor
@@ -69,12 +69,7 @@ def fewer(
 def measure(data: Path, context: Path | None = None, net: Path | None = None) -> dict[str, Any]:
     """way and setting -> tokens a page, and nDCG@5 of both halves of titles and of phrases. context:
     a checkpoint instead of what the package ships."""
-    corpus = Corpus.load(data / "bench" / "english.safetensors")
-    paths = [data / "pkg" / name for name in bench_pages.ENGLISH]
-    stamp = f"{weights().stat().st_mtime_ns:x}"
-    seen = bench_pages.read_pages(
-        corpus, paths, weights(), data / "bench" / f"read-{stamp}.safetensors"
-    )
+    corpus, seen = english_read(data)
     names = [str(i) for i in range(len(seen))]
     titled = [
         ([w for w, _, _ in words.split(t)], pages)

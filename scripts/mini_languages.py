@@ -24,6 +24,7 @@ import lexicon_data
 import numpy as np
 import page_data
 import torch
+from development import read_pages
 from ir_measures import R, nDCG
 from layout_data import Corpus, clean_title, collect
 from safetensors.torch import load_file
@@ -108,26 +109,13 @@ def pages(data: Path, cache: Path, layout: LayoutContext, query: QueryContext) -
                 "words, single": measured(single, answers),
             }
         if language in READ:
-            seen = bench_pages.read_pages(corpus, [path], weights(), reading(cache, language))
+            seen = read_pages(corpus, [path], cache, f"guide-{language}")
             multi, single, _ = bench_pages.model_scores(layout, query, seen, there[0])
             table[f"en > {language}"] |= {
                 "pixels": measured(multi, there[1]),
                 "pixels, single": measured(single, there[1]),
             }
     return table
-
-
-def weights() -> Path:
-    import modalities
-
-    return Path(modalities.__file__).parent / "weights" / "page.safetensors"
-
-
-def reading(cache: Path, language: str) -> Path:
-    """Where a guide's pages are kept as the reader of the package sees them."""
-    reader = {k: v for k, v in load_file(str(weights())).items() if k.startswith("reader.")}
-    total = sum(float(v.double().abs().sum()) for v in reader.values())
-    return cache / f"guide-{language}-{total:.3f}.safetensors"
 
 
 def texts(data: Path, layout: LayoutContext, query: QueryContext) -> dict[str, Any]:

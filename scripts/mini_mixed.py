@@ -1,7 +1,7 @@
 """Section "mixed" of bench_mini: pictures and pages in one collection, which most folders are.
 
 Names of held-out concepts (`mini_pictures`) ask for their pictures, and outline titles
-(`bench_pages`) for their pages, each among their own kind alone and among both together: all
+(`development`) for their pages, each among their own kind alone and among both together: all
 held-out pictures and all development pages, as the shipped model reads them. Without `common`: as
 before pictures were put on a level with pages.
 """
@@ -12,11 +12,10 @@ import random
 from pathlib import Path
 from typing import Any
 
-import bench_pages
 import mini_pictures
 import torch
+from development import english_read
 from layout_data import Corpus
-from mini_languages import weights
 from mini_pictures import summary
 from torch import Tensor
 
@@ -34,11 +33,9 @@ TITLES, SEED = 200, 4
 @torch.inference_mode()
 def pages_of(data: Path) -> tuple[Corpus, Ragged]:
     """The development pages and their tokens, all of them."""
-    corpus = Corpus.load(data / "bench" / "english.safetensors")
-    paths = [data / "pkg" / name for name in bench_pages.ENGLISH]
-    cache = data / "bench" / f"read-{weights().stat().st_mtime_ns:x}.safetensors"
+    corpus, seen = english_read(data)
     layout, rows = PageText.shipped().layout, []
-    for vectors, boxes in bench_pages.read_pages(corpus, paths, weights(), cache):
+    for vectors, boxes in seen:
         mask = torch.ones(1, len(vectors), dtype=torch.bool)
         rows.append(layout(vectors[None].float(), geometry(boxes)[None], mask).tokens[0])
     return corpus, Ragged.from_list(rows)

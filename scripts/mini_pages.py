@@ -35,6 +35,7 @@ import page_data
 import scans
 import synthetic_pages
 import torch
+from development import stamp
 from layout_data import Corpus, clean_title, collect
 from PIL import Image
 from read_pages import load_reader, save_readings
@@ -89,9 +90,7 @@ class Bench:
         self.net: GlyphNet = load_reader(self.weights)
         text = PageText.shipped()
         self.layout, self.query = text.layout, text.query
-        reader = {k: v for k, v in load_file(str(self.weights)).items() if "layout" not in k}
-        total = sum(float(v.double().abs().sum()) for k, v in reader.items() if "query" not in k)
-        self.stamp = f"{total:.3f}"
+        self.stamp = stamp(self.weights)
         self.cache.mkdir(parents=True, exist_ok=True)
 
     def read(self, name: str, path: Path, numbers: Sequence[int], draw: Draw) -> Pages:

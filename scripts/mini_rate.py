@@ -13,11 +13,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import bench_pages
 import page_data
 import torch
-from layout_data import Corpus
-from mini_languages import weights
+from development import english_read
 from mini_pages import GUIDE
 
 import lateint
@@ -55,12 +53,9 @@ def rate(data: Path) -> dict[str, Any]:
 @torch.inference_mode()
 def kept(data: Path) -> dict[str, Any]:
     """Of an index of the development pages."""
-    corpus = Corpus.load(data / "bench" / "english.safetensors")
-    paths = [data / "pkg" / name for name in bench_pages.ENGLISH]
-    cache = data / "bench" / f"read-{weights().stat().st_mtime_ns:x}.safetensors"
     layout = PageText.shipped().layout
     rows = []
-    for vectors, boxes in bench_pages.read_pages(corpus, paths, weights(), cache):
+    for vectors, boxes in english_read(data)[1]:
         mask = torch.ones(1, len(vectors), dtype=torch.bool)
         seen = layout(vectors[None].float(), geometry(boxes)[None], mask).tokens[0]
         rows.append(merged(Ragged.from_list([seen]), PAGE_MERGE)[0].values)

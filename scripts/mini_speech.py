@@ -32,7 +32,7 @@ import numpy as np
 import sound_data
 import speech_data
 import torch
-from layout_data import Corpus, collect
+from development import english_read
 from torch import Tensor
 from whisper_weights import Transcriber
 
@@ -227,18 +227,11 @@ def _bytes(documents: Ragged) -> float:
 
 @torch.inference_mode()
 def question_rows(
-    data: Path, cache: Path, model: lateint.LateInteractionModel, transcribed: int
+    data: Path, model: lateint.LateInteractionModel, transcribed: int
 ) -> dict[str, Any]:
     """The section `questions`."""
-    weights = Path(lateint.__file__).parent.parent / "modalities" / "weights" / "page.safetensors"
-    paths = [data / "pkg" / name for name in bench_pages.ENGLISH]
-    kept = cache / "english.safetensors"
-    if not kept.exists():
-        collect(paths, most=100_000, without_outline=100_000, seed=0).save(kept)
-    corpus = Corpus.load(kept)
+    corpus, pages = english_read(data)
     names = [f"{corpus.document[i]}/{name}" for i, name in enumerate(corpus.names)]
-    stamp = f"{weights.stat().st_mtime_ns:x}"
-    pages = bench_pages.read_pages(corpus, paths, weights, cache / f"read-{stamp}.safetensors")
     titles = [
         (said, pages)
         for text, pages in corpus.queries
@@ -310,7 +303,7 @@ def measure(data: Path, transcribed: int = TRANSCRIBED) -> dict[str, Any]:
     model, ear = shipped()
     return {
         "prompts": prompt_rows(data, model, ear, transcribed),
-        "questions": question_rows(data, data / "bench", model, transcribed),
+        "questions": question_rows(data, model, transcribed),
         "sounds": sound_rows(data, model),
     }
 

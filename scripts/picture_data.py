@@ -3,7 +3,7 @@
     scripts/get_pictures.sh DATA
     python scripts/picture_data.py DATA
 
-draws about 6,500 pictures of public packages into DATA/pictures/drawn (PNG with their
+draws about 11,000 pictures of public packages into DATA/pictures/drawn (PNG with their
 transparency, at most 256 pixels a side) and writes what they are called, in up to twenty
 languages, to pictures.jsonl beside them. Sources: Noto's emoji (bitmaps of the font) and OpenMoji,
 named by Unicode's CLDR; the stamps of Tux Paint with their captions; Open Clip Art by title and
@@ -40,7 +40,10 @@ LANGUAGES = (
     *("en", "fr", "de", "es", "it", "pt", "nl", "sv", "da", "no", "pl", "cs", "ro"),
     *("fi", "hu", "tr", "hr", "ca", "ru", "uk", "bg", "el"),
 )
+# Pictures of a source: a random choice, and further ones of which only what may be trained on is drawn, so
+# that what is measured stays the same.
 MOST = {"openclipart": 1000, "mdi": 500, "lucide": 500}
+FURTHER = {"openclipart": 4000, "mdi": 1500, "lucide": 1500}
 EMOJI = ("noto", "openmoji")
 Draw = Callable[[], "Image.Image | None"]
 
@@ -60,7 +63,7 @@ COMMON = frozenset(
 class Picture:
     """One drawn picture. names: language -> what it is called; keywords: language -> what it
     has to do with; held: whether it is for measuring only; turns: whether its mirror image is
-    still called so; group: CLDR's or the source's own."""
+    still called so; further: beyond MOST; group: CLDR's or the source's own."""
 
     key: str
     source: str
@@ -71,6 +74,7 @@ class Picture:
     keywords: dict[str, list[str]] = field(default_factory=dict)
     held: bool = False
     turns: bool = True
+    further: bool = False
 
     @property
     def name(self) -> str:
@@ -221,12 +225,14 @@ def openclipart(data: Path) -> Iterator[tuple[Picture, Draw]]:
         subjects = [s.strip() for s in _SUBJECT.findall(text) if 2 < len(s.strip()) < 30]
         if len(content(name)) in (1, 2, 3) and subjects and len(name) < 40:
             found.setdefault(" ".join(name.lower().split()), (path, subjects))
-    for name, (path, subjects) in _choice(found, MOST["openclipart"]):
+    for name, (path, subjects), further in _choice(found, "openclipart"):
         group = path.relative_to(root).parts[0]
-        picture = Picture(f"openclipart-{group}-{path.stem}", "openclipart", "", "", group)
-        picture.names["en"] = [name]
-        picture.keywords["en"] = [s.replace("_", " ") for s in subjects if s.lower() != name]
-        yield picture, partial(drawn, path)
+        keywords = [s.replace("_", " ") for s in subjects if s.lower() != name]
+        for refit in (False, True):  # what could not be drawn comes once more, as a further one
+            picture = Picture(f"openclipart-{group}-{path.stem}", "openclipart", "", "", group)
+            picture.names["en"], picture.keywords["en"] = [name], keywords
+            picture.further = further or refit
+            yield picture, partial(drawn, path, refit=refit)
 
 
 def icons(data: Path) -> Iterator[tuple[Picture, Draw]]:
@@ -250,18 +256,22 @@ def icons(data: Path) -> Iterator[tuple[Picture, Draw]]:
         if tags
     }
     for source, table in (("mdi", found), ("lucide", lucide)):
-        for name, (path, tags) in _choice(table, MOST[source]):
-            picture = Picture(f"{source}-{name}", source, "", "", "icons")
+        for name, (path, tags), further in _choice(table, source):
+            picture = Picture(f"{source}-{name}", source, "", "", "icons", further=further)
             picture.names["en"] = [name.replace("-", " ")]
             picture.keywords["en"] = tags
             if path.exists():
                 yield picture, partial(drawn, path)
 
 
-def _choice(table: dict[str, Any], count: int) -> list[tuple[str, Any]]:
+def _choice(table: dict[str, Any], source: str) -> list[tuple[str, Any, bool]]:
+    """(name, what the table has of it, whether it is a further one)."""
     names = sorted(table)
     random.Random(0).shuffle(names)
-    return [(name, table[name]) for name in sorted(names[:count])]
+    most = MOST[source]
+    chosen = [(name, False) for name in names[:most]]
+    chosen += [(name, True) for name in names[most : most + FURTHER[source]]]
+    return [(name, table[name], further) for name, further in sorted(chosen)]
 
 
 def _code(emoji: str) -> str:
@@ -277,12 +287,20 @@ def _sentence(text: str) -> str:
     return text.strip().rstrip(".。 ")
 
 
-def drawn(path: Path) -> Image.Image | None:
-    """An SVG file as RGBA, its longer side SIDE; None where it cannot be drawn, or is empty."""
+_ROOT = re.compile(r"<svg\b[^>]*>")
+_STATED = re.compile(r"\s(width|height)\s*=\s*([\"'])[^\"']*\2")
+
+
+def drawn(path: Path, *, refit: bool = False) -> Image.Image | None:
+    """An SVG file as RGBA, its longer side SIDE; None where it cannot be drawn, or is empty. refit:
+    whatever size it states, which half of the old clip art does in a way that resvg does not take."""
     import resvg_py
 
     try:
-        raw = resvg_py.svg_to_bytes(svg_path=str(path), width=SIDE, skip_system_fonts=True)
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if refit:
+            text = _ROOT.sub(lambda tag: _STATED.sub("", tag.group()), text, count=1)
+        raw = resvg_py.svg_to_bytes(svg_string=text, width=SIDE, skip_system_fonts=True)
         image = Image.open(io.BytesIO(bytes(raw))).convert("RGBA")
     except Exception:  # clip art of twenty years: some is broken
         return None
@@ -323,7 +341,8 @@ def build(data: Path) -> Path:
     lines, keys = [], set()
     for picture, draw in (one for part in parts for one in part):
         picture.file = re.sub(r"[^\w-]+", "_", picture.key) + ".png"
-        if picture.file in keys:
+        finish(picture)
+        if picture.file in keys or (picture.held and picture.further):
             continue
         if not (out / picture.file).exists():
             image = draw()
@@ -332,7 +351,6 @@ def build(data: Path) -> Path:
             image.save(out / "part.png")
             (out / "part.png").rename(out / picture.file)
         keys.add(picture.file)
-        finish(picture)
         lines.append(json.dumps(asdict(picture), ensure_ascii=False))
     table.with_suffix(".part").write_text("\n".join(lines) + "\n", encoding="utf-8")
     table.with_suffix(".part").rename(table)

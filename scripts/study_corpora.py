@@ -55,20 +55,11 @@ def families(data: Path, sizes: Sizes, kept: Path) -> dict[str, Benchmark]:
 
 def pages(data: Path, sizes: Sizes) -> Benchmark:
     """Some of the pages that titles name, and the titles whose pages are all among them."""
-    from bench_pages import DEVELOPMENT, ENGLISH
-    from layout_data import Corpus, collect
-    from page_data import unpack
+    from development import english, english_paths
 
-    kept = data / "bench" / "english.safetensors"
-    if not kept.exists():
-        for package in DEVELOPMENT:
-            unpack(data / "pkg" / package)
-        paths = [data / "pkg" / name for name in ENGLISH]
-        if missing := [path for path in paths if not path.exists()]:
-            raise SystemExit(f"{missing[0]}: no such file; scripts/get_data.sh {data} dev")
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        collect(paths, most=100_000, without_outline=100_000, seed=0).save(kept)
-    return some_pages(Corpus.load(kept), sizes.pages)
+    if missing := [path for path in english_paths(data) if not path.exists()]:
+        raise SystemExit(f"{missing[0]}: no such file; scripts/get_data.sh {data} dev")
+    return some_pages(english(data), sizes.pages)
 
 
 def some_pages(source: Corpus, count: int) -> Benchmark:
