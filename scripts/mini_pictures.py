@@ -4,7 +4,7 @@
 
 - held: pictures of the held-out concepts (`picture_data`), through the shipped model as a user has
   it, asked by their names in several languages, among all held-out pictures; and among those and
-  all that training saw (features kept by training, where RUN has them);
+  all that training saw (with the weights that training kept, where RUN has them);
 - styles: towers trained on one drawing style of emoji, asked for the pictures of the other, all
   concepts and the held-out ones (trained by `train_mini.py picture-styles`, in RUN);
 - across: a picture asks for the same concept in the other style;
@@ -126,13 +126,13 @@ def held_out(data: Path) -> tuple[dict[str, Any], tuple[Ragged, Tensor]]:
 
 
 def among_all(data: Path, run: Path) -> dict[str, Any]:
-    """Held-out concepts among all pictures, from training's features."""
-    pictures, reduce = train_pictures.prepared(data, run / "pictures")
-    net = train_pictures.tower(
-        pictures, reduce, train_pictures.Recipe(), run / "pictures" / "shipped"
+    """Held-out concepts among all pictures, from training's pixels and weights."""
+    pictures = train_pictures.Pictures.load(data)
+    encoder = train_pictures.trained(
+        data, pictures, train_pictures.Recipe(), run / "pictures" / "shipped"
     )
     table = pictures.table
-    documents = train_pictures.seen(pictures, net, range(len(table)))
+    documents = train_pictures.seen(encoder, range(len(table)))
     asked = [
         (name, right)
         for name, right in questions(table, "en")
@@ -142,16 +142,16 @@ def among_all(data: Path, run: Path) -> dict[str, Any]:
 
 
 def styles(data: Path, run: Path) -> dict[str, Any]:
-    """Trained on one style, asked for the other; and from picture to picture."""
-    pictures, reduce = train_pictures.prepared(data, run / "pictures")
+    """Trained on one style, asked for the other."""
+    pictures = train_pictures.Pictures.load(data)
     model = lateint.load()
     found: dict[str, Any] = {}
     for train, test in (STYLES, STYLES[::-1]):
         places = [i for i, p in enumerate(pictures.table) if p.source == test]
         table = [pictures.table[i] for i in places]
         for folder in sorted((run / "pictures").glob(f"style-{train}-*")):
-            net = train_pictures.tower(pictures, reduce, train_pictures.Recipe(), folder)
-            documents = train_pictures.seen(pictures, net, places)
+            encoder = train_pictures.trained(data, pictures, train_pictures.Recipe(), folder)
+            documents = train_pictures.seen(encoder, places)
             asked = questions(table, "en")
             new = [
                 (n, r)
@@ -218,7 +218,7 @@ def measure(data: Path, run: Path | None = None) -> dict[str, Any]:
     run = data / "run" if run is None else run
     found, _ = held_out(data)
     numbers: dict[str, Any] = {"held": found, "across": across(data), "files": file_names(data)}
-    if (run / "pictures" / "shipped" / "tower.safetensors").exists():
+    if (run / "pictures" / "shipped" / "picture.safetensors").exists():
         numbers["among all"] = among_all(data, run)
         numbers["styles"] = styles(data, run)
     return numbers

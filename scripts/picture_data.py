@@ -80,6 +80,11 @@ class Picture:
     def name(self) -> str:
         return self.names["en"][0]
 
+    @property
+    def icon(self) -> bool:
+        """Of one dark colour."""
+        return self.source in ("mdi", "lucide")
+
 
 def content(text: str) -> list[str]:
     """The words of an English name that say what is to be seen, folded, plurals cut."""

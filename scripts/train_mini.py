@@ -345,7 +345,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=800, help="PDFs to collect words from")
     parser.add_argument("--pages", type=int, default=2000, help="to read before `seen`")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--device", default="cpu", help="of `read`: cuda, ...")
+    parser.add_argument("--device", default="cpu", help="of `read` and `pictures`: cuda, ...")
     parser.add_argument(
         "--workers", type=int, default=1, help="processes that make crops for `read`"
     )

