@@ -46,15 +46,15 @@ DATA = (
 GOALS = (
     "read: characters at their places (cross-entropy), clean Latin print, then scans and other scripts",
     "spelt, seen, sense: InfoNCE of outline titles against pages, both heads, negatives of the same document",
-    "pictures: InfoNCE of names against pictures, both heads",
+    "pictures: InfoNCE of names against pictures, both heads; EfficientNet-Lite0 learns with its tower",
     "speech: CTC over letters; sounds: InfoNCE of names",
 )
 LIMITS = """## Limits
 
 - Page print of about 6 to 30 points at 100 dpi, in Latin letters best; handwriting, formulas, Asian and
   right-to-left scripts are not read. What a figure shows without words is not known to the page tower.
-- Pictures: small drawings taught it; a photo's finer points, counting, and relations between things are
-  beyond it.
+- Pictures: small drawings and some photos taught it; a photo's finer points, counting, and relations between
+  things are beyond it, and so is much of what its net knew of ImageNet's classes before.
 - Speech: English. Sounds: few were seen in training, and names that were not find little.
 - Meanings are of single words: 77,632 of 29 languages; a sentence's sense is only what its words in order
   give.

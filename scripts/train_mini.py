@@ -6,7 +6,8 @@
 
 `all` makes what reads pages and texts; pictures and sounds are trained to meet it, so they come after
 it, and again after it has changed. On two cores `read` takes about three hours, or on a GPU (--device cuda
---workers 15) six minutes; all else an hour and a half together.
+--workers 15) six minutes, and `pictures` some six, or on a GPU three minutes; all else an hour and a
+half together.
 
 Stages, each by its name as well; what is there already is not made again, and what was cut off
 resumes:
@@ -21,7 +22,7 @@ resumes:
     sense     contexts in which meanings count                  RUN/sense/context.safetensors
     budget    a net that says which tokens of a page to keep, to compare with (mini_budget.py)
     pack      the package's weights in half precision
-    pictures  the picture tower and its weights (after scripts/get_pictures.sh DATA)
+    pictures  the picture net with its tower, and their weights (after scripts/get_pictures.sh DATA)
     picture-styles  towers that saw one drawing style of emoji, to measure on the other
     speech    speech made here -> letters heard (after scripts/get_data.sh DATA speech)
     sounds    named sounds, and the weights of all that hears
@@ -338,7 +339,7 @@ def main() -> None:
     parser.add_argument("--crops", type=int, default=8, help="a step of `read`")
     parser.add_argument("--spelt-steps", type=int, default=700)
     parser.add_argument("--seen-steps", type=int, default=200)
-    parser.add_argument("--sense-steps", type=int, default=100)
+    parser.add_argument("--sense-steps", type=int, default=300)
     parser.add_argument("--budget-steps", type=int, default=40)
     parser.add_argument("--speech-steps", type=int, default=train_speech.STEPS)
     parser.add_argument("--speech-shards", type=int, default=19, help="9 minutes of speech each")
