@@ -137,9 +137,9 @@ def test_what_is_no_speech_gets_tokens_of_its_own(ear: SpeechReader) -> None:
 
 @torch.inference_mode()
 def test_a_sound_in_which_letters_are_heard_has_no_words(ear: SpeechReader) -> None:
-    """A tone that rises: one of the two that hear words says that there is no speech."""
+    """A tone that rises fast: one of the two that hear words says that there is no speech."""
     time = np.arange(RATE) / RATE
-    tone = (0.5 * np.sin(2 * np.pi * (200 + 600 * time) * time)).astype(np.float32)
+    tone = (0.5 * np.sin(2 * np.pi * (500 + 2000 * time) * time)).astype(np.float32)
     (window,) = ear.windows(torch.from_numpy(tone))
     assert len(heard(window.spelt).vectors) and not window.speech
     assert ear.labels((tone, RATE), "document") == ["[recording]", "sound 1", "sound 2"]
