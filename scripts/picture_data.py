@@ -3,7 +3,7 @@
     scripts/get_pictures.sh DATA
     python scripts/picture_data.py DATA
 
-draws about 11,000 pictures of public packages into DATA/pictures/drawn (PNG with their
+draws some 10,000 pictures of public packages into DATA/pictures/drawn (PNG with their
 transparency, at most 256 pixels a side) and writes what they are called, in up to twenty
 languages, to pictures.jsonl beside them. Sources: Noto's emoji (bitmaps of the font) and OpenMoji,
 named by Unicode's CLDR; the stamps of Tux Paint with their captions; Open Clip Art by title and
