@@ -357,7 +357,7 @@ class Trainer(hf.Trainer):
         return Path(str(self.args.output_dir))
 
     def _facts(self) -> Facts:
-        from importlib.metadata import version
+        from lateint import __version__
 
         changed = {
             name: value
@@ -375,7 +375,11 @@ class Trainer(hf.Trainer):
             arguments=changed,
             history=self.state.log_history,
             step=self.state.global_step,
-            versions={name: version(name) for name in ("lateint", "torch", "transformers")},
+            versions={
+                "lateint": __version__,
+                "torch": torch.__version__,
+                "transformers": hf.__version__,
+            },
         )
 
 
