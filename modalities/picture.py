@@ -86,7 +86,7 @@ class PictureTower(nn.Module):
 
     def __init__(self, drop: float = 0.1) -> None:
         super().__init__()
-        self.reduce = nn.Linear(FEATURES, REDUCED)  # principal components, not trained
+        self.reduce = nn.Linear(FEATURES, REDUCED)  # begins as principal components
         self.enter = nn.Linear(REDUCED, MODEL)
         self.item = nn.Parameter(torch.randn(MODEL) * 0.1)
         self.position = nn.Parameter(torch.randn(GRID * GRID, MODEL) * 0.02)

@@ -37,7 +37,6 @@ from lateint.ragged import Ragged
 from modalities import words
 
 SHOWN = ("en", "de", "fr", "es", "it", "nl", "pl", "sv", "ru", "el")
-STYLES = ("noto", "openmoji")
 TOKEN_BYTES = 73  # in the 4-bit index (scripts/results/bench_index.jsonl)
 
 Numbers = dict[str, float]
@@ -146,7 +145,7 @@ def styles(data: Path, run: Path) -> dict[str, Any]:
     pictures = train_pictures.Pictures.load(data)
     model = lateint.load()
     found: dict[str, Any] = {}
-    for train, test in (STYLES, STYLES[::-1]):
+    for train, test in (picture_data.EMOJI, picture_data.EMOJI[::-1]):
         places = [i for i, p in enumerate(pictures.table) if p.source == test]
         table = [pictures.table[i] for i in places]
         for folder in sorted((run / "pictures").glob(f"style-{train}-*")):

@@ -36,7 +36,9 @@ def pixels(data: Path, table: list[Picture]) -> Tensor:
             small = list(pool.map(lambda picture: _packed(folder / picture.file), table))
             ends = torch.tensor([len(one) for one in small]).cumsum(0)
             whole = torch.frombuffer(bytearray(b"".join(small)), dtype=torch.uint8)
-            save_file({"bytes": whole, "ends": ends}, str(kept))
+            part = kept.with_suffix(".part")
+            save_file({"bytes": whole, "ends": ends}, str(part))
+            part.rename(kept)
         stored = load_file(str(kept))
         if len(stored["ends"]) != len(table):
             raise ValueError(

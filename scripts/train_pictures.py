@@ -55,12 +55,11 @@ STYLE_SEEDS = (7, 8)
 @dataclass(frozen=True)
 class Recipe:
     """What a tower is trained on and how. sources: of pictures; seed: of weights, queries and
-    steps; heads: "both", or one of "multi" and "single"; epochs: looks at each picture, every
-    other one mirrored; net_rate: of the net, 0: it stays as ImageNet has it."""
+    steps; epochs: looks at each picture, every other one mirrored; net_rate: of the net, 0: it stays
+    as ImageNet has it."""
 
     sources: tuple[str, ...] = ("noto", "openmoji", "tuxpaint", "openclipart", "mdi", "lucide")
     seed: int = SEED
-    heads: str = "both"
     epochs: int = 26
     batch: int = 192
     rate: float = 2e-3
@@ -142,9 +141,8 @@ class StoredText(Encoder):
         rows = batch.inputs["row"].cpu()
         tokens, mask = self.stored.take(rows).pad()
         shape = tuple((1, int(n)) for n in mask.sum(1).tolist())
-        there = (x.to(self.device) for x in (tokens, mask, self.pooled[rows]))
-        tokens, mask, pooled = there
-        return TokenGrid(tokens, mask, shape, pooled=pooled)
+        there = self.device
+        return TokenGrid(tokens.to(there), mask.to(there), shape, self.pooled[rows].to(there))
 
     def cost(self, raw: Sequence[Any], role: Role) -> list[int]:
         return [1] * len(raw)
@@ -295,10 +293,9 @@ def trained(
 ) -> DrawnPictures:
     """A trained net and tower; from `out` where they are there, else trained, resuming from a
     checkpoint, to meet the text tower that ships."""
-    net, tower = LiteNet(), PictureTower(recipe.drop)
-    encoder = DrawnPictures(pictures, net, tower)
     file = out / "picture.safetensors"
     if file.exists():
+        encoder = DrawnPictures(pictures, LiteNet(), PictureTower(recipe.drop))
         encoder.load_state_dict(load_file(str(file)))
         return encoder.eval()
     torch.manual_seed(recipe.seed)
@@ -311,10 +308,10 @@ def trained(
     heads = {"multi": lateint.heads.make_head("multi", {"queries": "weighted"})}
     heads["single"] = lateint.heads.make_head("single")
     model = lateint.LateInteractionModel({"text": asking, "image": encoder}, heads)
-    goals = {
-        "multi": Objective(InfoNCE(0.3, learnable=True), "multi"),
-        "single": Objective(InfoNCE(0.07, learnable=True), "single"),
-    }
+    goals = [
+        Objective(InfoNCE(0.3, learnable=True), "multi"),
+        Objective(InfoNCE(0.07, learnable=True), "single"),
+    ]
     args = lateint.TrainingArguments(
         str(out / "run"),
         per_device_train_batch_size=recipe.batch,
@@ -338,18 +335,11 @@ def trained(
         report_to=[],
         disable_tqdm=True,
     )
-    trainer = lateint.Trainer(
-        model,
-        args,
-        ExampleSet(steps, "pictures"),
-        loss=list(goals.values()) if recipe.heads == "both" else [goals[recipe.heads]],
-    )
+    trainer = lateint.Trainer(model, args, ExampleSet(steps, "pictures"), loss=goals)
     resume = (out / "run").exists() and any((out / "run").glob("checkpoint-*"))
     trainer.train(resume_from_checkpoint=True if resume else None)
     encoder.cpu()
-    # half precision is what is kept of it, and what the package's 8 bits are made of
-    state = {k: v.half().contiguous() for k, v in encoder.state_dict().items()}
-    save_file(state, str(file))
+    save_file({k: v.contiguous() for k, v in encoder.state_dict().items()}, str(file))
     return encoder.eval()
 
 
