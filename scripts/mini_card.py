@@ -46,6 +46,7 @@ DATA = (
 GOALS = (
     "read: characters at their places (cross-entropy), clean Latin print, then scans and other scripts",
     "spelt, seen, sense: InfoNCE of outline titles against pages, both heads, negatives of the same document",
+    "sense: translated texts and spoken ones, as they were heard, against texts that share words with them",
     "pictures: InfoNCE of names against pictures, both heads; EfficientNet-Lite0 learns with its tower",
     "speech: CTC over letters; sounds: InfoNCE of names",
 )

@@ -110,12 +110,9 @@ def texts(data: Path, corpus: Path | None) -> Callable[[random.Random], str]:
     """A function that draws a text. corpus: `corpus.json` of stage collect, for its titles."""
     short = [said(short) for _, short, _ in descriptions(data)]
     glosses, lemmas = wordnet(data / "pkg" / "wordnet-base")
-    titles: list[str | None] = []
+    titles: list[str] = []
     if corpus is not None and corpus.exists():
-        english = {word for gloss in glosses for word, _, _ in words.split(gloss)}
-        for title, _ in json.loads(corpus.read_text())["queries"]:
-            if english.issuperset(word for word, _, _ in words.split(title)):
-                titles.append(said(title))
+        titles = sayable([t for t, _ in json.loads(corpus.read_text())["queries"]], glosses)
     kinds = [
         [t for t in kind if t and 4 < len(t) < 90]
         for kind in (short, [said(g) for g in glosses], titles)
@@ -143,6 +140,13 @@ def texts(data: Path, corpus: Path | None) -> Callable[[random.Random], str]:
         return text
 
     return draw
+
+
+def sayable(titles: list[str], glosses: list[str]) -> list[str]:
+    """As they are spoken, those that have only words of `glosses`."""
+    english = {word for gloss in glosses for word, _, _ in words.split(gloss)}
+    spoken = [said(t) for t in titles if english.issuperset(w for w, _, _ in words.split(t))]
+    return [title for title in spoken if title]
 
 
 def wordnet(package: Path) -> tuple[list[str], list[str]]:

@@ -19,6 +19,7 @@ from training_run import Run
 
 from lateint.pooling import TokenBudget
 from lateint.ragged import Ragged
+from modalities import words
 from modalities.layout import DIM, Tokens
 from modalities.lexicon import Lexicon
 
@@ -64,7 +65,8 @@ def train(
         queries, pages, right, ignored = source.batch(24)
         with torch.no_grad():
             documents = model.documents([source.page(p) for p in pages])
-            asked = model.queries([q.text for q in queries])
+            vectors = [words.vectors(q.text) for q in queries]
+            asked = model.queries([(v, known(v)) for v in vectors])
         budget.count = rng.choice(COUNTS)
         scores, _ = model.scores(asked, gated(budget, documents))
         logits = (scores * model.scale[0].detach().exp()).masked_fill(ignored, float("-inf"))

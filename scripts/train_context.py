@@ -10,6 +10,7 @@ as the reader read them from pixels.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,7 @@ NOISE = 0.08  # share of words misspelt when vectors come from the text layer
 GROUPS = 4  # documents in a batch: fewer means harder negatives
 
 Page = tuple[Tensor, Tensor, Tensor]  # word vectors, geometry, meanings
+Words = tuple[Tensor, Tensor]  # vectors (N, WIDTH), meanings (N, MEANING)
 
 
 @dataclass
@@ -195,10 +197,17 @@ class Source:
         return queries, pages, right, ignored & ~right
 
 
-def padded(items: list[Tensor]) -> tuple[Tensor, Tensor]:
+def padded(items: list[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
     lengths = torch.tensor([len(x) for x in items])
     full = nn.utils.rnn.pad_sequence(items, batch_first=True)
-    return full, torch.arange(full.shape[1])[None] < lengths[:, None]
+    mask = torch.arange(full.shape[1])[None] < lengths[:, None]
+    return full.to(device), mask.to(device)
+
+
+def unmeant(text: list[str]) -> Words:
+    """Words of which only the look is known."""
+    vectors = words.vectors(text)
+    return vectors, vectors.new_zeros(len(vectors), MEANING)
 
 
 class Model(nn.Module):
@@ -212,15 +221,19 @@ class Model(nn.Module):
             getattr(self.query, part).weight = getattr(self.layout, part).weight
         self.scale = nn.Parameter(torch.tensor([2.0, 2.5]))  # log temperature of multi, single
 
+    @property
+    def device(self) -> torch.device:
+        return self.scale.device
+
     def documents(self, items: list[Page]) -> Tokens:
         """In three groups of like length, so that less padding is computed on."""
         order = sorted(range(len(items)), key=lambda i: len(items[i][0]))
         parts, longest = [], 1 + len(items[order[-1]][0])
         for group in np.array_split(order, 3):
-            vectors, mask = padded([items[i][0] for i in group])
-            place, meaning = (padded([items[i][k] for i in group])[0] for k in (1, 2))
+            vectors, mask = padded([items[i][0] for i in group], self.device)
+            place, meaning = (padded([items[i][k] for i in group], self.device)[0] for k in (1, 2))
             parts.append(self.layout(vectors, place, mask, meaning))
-        back = torch.argsort(torch.tensor(order))
+        back = torch.argsort(torch.tensor(order)).to(self.device)
         tokens = [F.pad(p.tokens, (0, 0, 0, longest - p.tokens.shape[1])) for p in parts]
         masks = [F.pad(p.mask, (0, longest - p.mask.shape[1])) for p in parts]
         return Tokens(
@@ -229,8 +242,14 @@ class Model(nn.Module):
             torch.cat([p.pooled for p in parts])[back],
         )
 
-    def queries(self, texts: list[list[str]]) -> Tokens:
-        return self.query(*padded([words.vectors(t[: QueryContext.MAX_WORDS]) for t in texts]))
+    def queries(self, asked: Sequence[Words]) -> Tokens:
+        """Of each query its words' vectors and meanings; those beyond MAX_WORDS are left out."""
+        parts = [[x[: QueryContext.MAX_WORDS] for x in one] for one in asked]
+        (vectors, mask), (meanings, _) = (
+            padded([one[k] for one in parts], self.device) for k in (0, 1)
+        )
+        tokens: Tokens = self.query(vectors, mask, meanings)
+        return tokens
 
     def scores(self, queries: Tokens, documents: Tokens) -> tuple[Tensor, Tensor]:
         """(Q, D) MaxSim over the tokens, and dot products of the pooled vectors."""
@@ -243,12 +262,13 @@ class Model(nn.Module):
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """InfoNCE of both heads, each (Q, D), and what to log; right, ignored: (Q, D) bool."""
         losses, facts = dict[str, Tensor](), dict[str, float]()
+        right, ignored = right.to(multi.device), ignored.to(multi.device)
         scores = zip(("multi", "single"), (multi, single), self.scale, strict=True)
         for name, score, scale in scores:
             logits = (score * scale.exp()).masked_fill(ignored, float("-inf"))
             chosen = logits.masked_fill(~right, float("-inf")).logsumexp(1) - logits.logsumexp(1)
             losses[name] = -chosen.mean()
-            first = right[torch.arange(len(right)), logits.argmax(1)].float()
+            first = right[torch.arange(len(right), device=right.device), logits.argmax(1)].float()
             facts |= {name: losses[name].item(), f"{name}_first": first.mean().item()}
         return losses, facts
 
@@ -264,6 +284,7 @@ def train(
     rate: float,
     batch: int,
     seed: int,
+    device: str,
 ) -> Path:
     """One run; resumes from out/state.pt. heads: "multi", "single" or "both"; readings: what the
     reader saw (else words are spelt); start: weights to begin with. Returns the weights' file."""
@@ -273,12 +294,12 @@ def train(
     model = Model()
     if start is not None:
         model.load_state_dict(load_file(str(start)), strict=False)
-    run = Run(out, model, rate, steps, name="context", weight_decay=0.02)
+    run = Run(out, model.to(device), rate, steps, name="context", weight_decay=0.02)
     source.rng.seed(seed + run.step)
     while run.step < steps:
         queries, pages, right, ignored = source.batch(batch)
         documents = model.documents([source.page(p) for p in pages])
-        multi, single = model.scores(model.queries([q.text for q in queries]), documents)
+        multi, single = model.scores(model.queries([unmeant(q.text) for q in queries]), documents)
         losses, facts = model.losses(multi, single, right, ignored)
         chosen = [loss for name, loss in losses.items() if heads in (name, "both")]
         run.update(torch.stack(chosen).sum(), facts, warm_up=50, clip=1.0, decay=0.99)

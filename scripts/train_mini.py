@@ -19,12 +19,13 @@ resumes:
     seen      context of words, as the reader saw them          RUN/seen/context.safetensors
     single    spelt and seen again for the single-vector head alone, to compare with
     lexicon   what words mean, in many languages                RUN/lexicon/lexicon.safetensors
+    speech    speech made here -> letters heard (after scripts/get_data.sh DATA speech)
+    heard     texts spoken, and what is heard of them           RUN/heard/*.safetensors
     sense     contexts in which meanings count                  RUN/sense/context.safetensors
     budget    a net that says which tokens of a page to keep, to compare with (mini_budget.py)
     pack      the package's weights in half precision
     pictures  the picture net with its tower, and their weights (after scripts/get_pictures.sh DATA)
     picture-styles  towers that saw one drawing style of emoji, to measure on the other
-    speech    speech made here -> letters heard (after scripts/get_data.sh DATA speech)
     sounds    named sounds, and the weights of all that hears
     dictation Whisper tiny.en's decoder, its letters only, as the package's weights (nothing is trained)
     card      the model card beside the weights, out of scripts/results
@@ -35,6 +36,7 @@ unpacked document packages.
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
 import random
@@ -43,6 +45,7 @@ from pathlib import Path
 from typing import Any
 
 import early_lines
+import heard_data
 import layout_data
 import mini_card
 import numpy as np
@@ -262,12 +265,21 @@ def context(args: argparse.Namespace, heads: str, *, seen: bool) -> Path:
         rate=1e-3 if seen else 2e-3,
         batch=24,
         seed=SEED,
+        device=args.device,
     )
 
 
 def lexicon(args: argparse.Namespace) -> Path:
     """What words mean (scripts/get_data.sh DATA lexicon)."""
     return train_lexicon.train(args.data, args.out / "lexicon", SEED)
+
+
+def heard(args: argparse.Namespace) -> list[Path]:
+    """Texts spoken, as they are heard by the letters of stage `speech` and the dictation that ships."""
+    ear = functools.partial(train_speech.ear, args.data, train_speech.speech(args))
+    corpus, readings, out = collect(args), gather(args), args.out / "heard"
+    count, workers = args.utterances, args.threads
+    return heard_data.make(args.data, corpus, readings, ear, out, count=count, workers=workers)
 
 
 def sense(args: argparse.Namespace) -> Path:
@@ -278,10 +290,12 @@ def sense(args: argparse.Namespace) -> Path:
         context(args, "both", seen=True),
         lexicon(args),
         train_lexicon.training_texts(args.data, args.out / "lexicon"),
+        heard(args),
         args.out / "sense",
         steps=args.sense_steps,
         rate=1e-3,
         seed=SEED,
+        device=args.device,
     )
 
 
@@ -314,12 +328,13 @@ STAGES = {
     "seen": lambda args: context(args, "both", seen=True),
     "single": lambda args: context(args, "single", seen=True),
     "lexicon": lexicon,
+    "speech": train_speech.speech,
+    "heard": heard,
     "sense": sense,
     "budget": budget,
     "pack": packed,
     "pictures": train_pictures.pictures_stage,
     "picture-styles": train_pictures.styles_stage,
-    "speech": train_speech.speech,
     "sounds": train_speech.sounds,
     "dictation": lambda args: whisper_weights.write_dictation(args.data),
     "card": lambda args: mini_card.write(args),
@@ -343,10 +358,16 @@ def main() -> None:
     parser.add_argument("--budget-steps", type=int, default=40)
     parser.add_argument("--speech-steps", type=int, default=train_speech.STEPS)
     parser.add_argument("--speech-shards", type=int, default=19, help="9 minutes of speech each")
+    parser.add_argument("--utterances", type=int, default=2100, help="of `heard`")
     parser.add_argument("--files", type=int, default=800, help="PDFs to collect words from")
     parser.add_argument("--pages", type=int, default=2000, help="to read before `seen`")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--device", default="cpu", help="of `read` and `pictures`: cuda, ...")
+    parser.add_argument("--device", default="cpu", help="of all that trains on one: cuda, ...")
+    parser.add_argument(
+        "--keep-net",
+        action="store_true",
+        help="`pictures` trains the tower alone, to the net that ships: for when the texts' weights changed",
+    )
     parser.add_argument(
         "--workers", type=int, default=1, help="processes that make crops for `read`"
     )

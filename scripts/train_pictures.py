@@ -27,7 +27,7 @@ import picture_data
 import picture_views
 import torch
 from picture_data import Picture
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from torch import Tensor
 
 import lateint
@@ -55,8 +55,8 @@ STYLE_SEEDS = (7, 8)
 @dataclass(frozen=True)
 class Recipe:
     """What a tower is trained on and how. sources: of pictures; seed: of weights, queries and
-    steps; epochs: looks at each picture, every other one mirrored; net_rate: of the net, 0: it stays
-    as ImageNet has it."""
+    steps; epochs: looks at each picture, every other one mirrored; net_rate: of the net, 0: it stays as
+    ImageNet has it or, with kept_net, as the package has it."""
 
     sources: tuple[str, ...] = ("noto", "openmoji", "tuxpaint", "openclipart", "mdi", "lucide")
     seed: int = SEED
@@ -64,6 +64,7 @@ class Recipe:
     batch: int = 192
     rate: float = 2e-3
     net_rate: float = 2e-4
+    kept_net: bool = False
     drop: float = 0.2
     decay: float = 0.05
 
@@ -302,7 +303,12 @@ def trained(
     pictures = Pictures(pictures.table, pictures.pixels.to(device))
     encoder = DrawnPictures(pictures, backbone(data), PictureTower(recipe.drop))
     encoder.net.to(device)
-    encoder.tower.reduce.load_state_dict(components(encoder.net, pictures.pixels[::8]))
+    if recipe.kept_net:
+        package = packed.unpack(load(WEIGHTS.read_bytes()))
+        kept = {k: v for k, v in package.items() if k.startswith(("net.", "tower.reduce."))}
+        encoder.load_state_dict(kept, strict=False)
+    else:
+        encoder.tower.reduce.load_state_dict(components(encoder.net, pictures.pixels[::8]))
     steps = examples(pictures.table, recipe)
     asking = stored_text([e.query.value for e in steps], PageText.shipped(), device)
     heads = {"multi": lateint.heads.make_head("multi", {"queries": "weighted"})}
@@ -317,7 +323,7 @@ def trained(
         per_device_train_batch_size=recipe.batch,
         num_train_epochs=1,
         learning_rate=recipe.rate,
-        learning_rates={r"image\.net\.|tower\.reduce": recipe.net_rate},
+        learning_rates={r"image\.net\.|tower\.reduce": recipe.net_rate} if recipe.net_rate else {},
         lr_scheduler_type="cosine",
         warmup_steps=30,
         weight_decay=recipe.decay,
@@ -363,7 +369,8 @@ def seen(encoder: DrawnPictures, chosen: Sequence[int]) -> tuple[Ragged, Tensor]
 def pictures_stage(args: argparse.Namespace) -> Path:
     """The net and tower that ship, as the package's weights."""
     pictures, folder = Pictures.load(args.data), args.out / "pictures"
-    pack(trained(args.data, pictures, Recipe(), folder / "shipped", args.device))
+    recipe = Recipe(net_rate=0, kept_net=True) if args.keep_net else Recipe()
+    pack(trained(args.data, pictures, recipe, folder / "shipped", args.device))
     return WEIGHTS
 
 

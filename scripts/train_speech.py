@@ -16,6 +16,7 @@ import argparse
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ import sound_data
 import speech_data
 import torch
 import whisper_weights
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from training_run import Run
@@ -34,13 +35,15 @@ from lateint.data.columns import Example, Item, key_of
 from lateint.data.sets import ExampleSet
 from lateint.losses import InfoNCE
 from lateint.objective import Objective
+from modalities import dictation
 from modalities.encoder import Batch, Encoder, Role
 from modalities.grid import TokenGrid
 from modalities.hearing import BLANK, LATIN, LEAST, RATE, SPACE, Hearing, log_mel
 from modalities.layout import DIM
-from modalities.packed import pack
+from modalities.lexicon import Lexicon
+from modalities.packed import pack, unpack
 from modalities.page import PageText
-from modalities.speech import SOUND_TOKENS, Sounds
+from modalities.speech import SOUND_TOKENS, Sounds, SpeechReader
 
 WEIGHTS = Path(__file__).parent.parent / "modalities" / "weights" / "speech.safetensors"
 SEED = 23
@@ -250,13 +253,28 @@ def train_sounds(data: Path, out: Path) -> Sounds:
     return encoder.sounds.eval()
 
 
-def write(data: Path, letters: Path, sounds: nn.Module, target: Path = WEIGHTS) -> None:
-    """The package's weights: hearing.* and sounds.*, matrices as int8."""
-    hearing = Hearing()
+def hearing(data: Path, letters: Path) -> Hearing:
+    """Whisper's encoder with the head for letters."""
+    net = Hearing()
     state = load_file(str(letters))
     state |= {f"whisper.{k}": v for k, v in whisper_weights.encoder(data).state_dict().items()}
-    hearing.load_state_dict(state)
-    stored = {f"hearing.{k}": v for k, v in hearing.state_dict().items()}
+    net.load_state_dict(state)
+    return net.eval()
+
+
+def ear(data: Path, letters: Path) -> SpeechReader:
+    """What hears words: a head for letters with the dictation that ships, contexts untrained."""
+    reader = SpeechReader(PageText(Lexicon()))
+    reader.hearing = hearing(data, letters)
+    reader.dictation.load_state_dict(
+        unpack(load((files("modalities") / "weights" / dictation.WEIGHTS).read_bytes()))
+    )
+    return reader.eval()
+
+
+def write(data: Path, letters: Path, sounds: nn.Module, target: Path = WEIGHTS) -> None:
+    """The package's weights: hearing.* and sounds.*, matrices as int8."""
+    stored = {f"hearing.{k}": v for k, v in hearing(data, letters).state_dict().items()}
     stored |= {f"sounds.{k}": v for k, v in sounds.state_dict().items()}
     save_file(pack(stored), str(target))
     print(f"{target.name}: {target.stat().st_size / 1e6:.1f} MB", flush=True)
