@@ -28,7 +28,7 @@ GEOMETRY = 12
 # How much of what all questions have in common is given to what is no word, tokens and single vectors.
 # 0: whatever is printed is nearer to any question than whatever is drawn (scripts/mini_mixed.py); more:
 # pictures come before pages that have the words asked for.
-TOKEN_SHARE, POOLED_SHARE = 0.8, 0.5
+TOKEN_SHARE, POOLED_SHARE = 1.5, 0.5
 
 
 def geometry(boxes: Tensor) -> Tensor:

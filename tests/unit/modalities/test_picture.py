@@ -111,21 +111,23 @@ def test_circles_and_strokes_are_no_words(reader: PictureReader) -> None:
 def test_pictures_are_on_a_level_with_pages(
     reader: PictureReader, text: PageText, fixtures: Path
 ) -> None:
-    """Drawings are about as near to words that are not in a page as pages are."""
+    """Drawings are as near as pages or nearer to words that are in neither, so that they are found
+    among pages; words that are in a page are nearer to it."""
     asked = ["zebra", "tractor", "umbrella", "violin", "cactus", "penguin"]
-    query = text(text.prepare(asked, "query"))
-    rows = F.normalize(query.tokens[query.mask], dim=-1)
     shown = [page.image for page in pdf.pages(fixtures / "kestrel-manual.pdf")]
     pages = reader.page(reader.page.prepare(shown, "document"))
     drawn = reader(reader.prepare([disc(c) for c in ("green", "red", "blue")], "document"))
 
-    def near(grid: TokenGrid) -> float:
+    def near(grid: TokenGrid, words: list[str]) -> float:
+        query = text(text.prepare(words, "query"))
+        rows = F.normalize(query.tokens[:, 1:][query.mask[:, 1:]], dim=-1)
         best = [
             (rows @ own[real].T).amax(1) for own, real in zip(grid.tokens, grid.mask, strict=True)
         ]
-        return float(torch.stack(best).mean())
+        return float(torch.stack(best).amax(0).mean())
 
-    assert near(drawn) == pytest.approx(near(pages), abs=0.15)
+    printed = near(pages, ["kestrel", "rain", "gauge", "station", "counter"])
+    assert near(pages, asked) - 0.1 < near(drawn, asked) < printed - 0.2
     torch.testing.assert_close(drawn.tokens.norm(dim=2), torch.ones(3, SEEN))
 
 
