@@ -302,7 +302,10 @@ def _word(word: str, found: str) -> str:
     """The query's word, and the page's own where it is another: `charge (charging)`."""
     bare = " ".join(part.strip(AROUND) or part for part in found.split())
     same = not bare or word.casefold() in bare.casefold()
-    return word if same else f"{word} ({textwrap.shorten(bare, SHOWN, placeholder='…')[:SHOWN]})"
+    asked = (
+        word if len(word) <= SHOWN else f"{word[: SHOWN - 1]}…"
+    )  # data can be a word, a line never is
+    return asked if same else f"{asked} ({textwrap.shorten(bare, SHOWN, placeholder='…')[:SHOWN]})"
 
 
 def _answer(
