@@ -299,12 +299,10 @@ def _clock(seconds: float) -> str:
 
 
 def _word(word: str, found: str) -> str:
-    """The query's word, and the page's own where it is another: `charge (charging)`."""
+    """The query's word, and the page's own where it is another: `charge (charging)`; both cut at SHOWN."""
     bare = " ".join(part.strip(AROUND) or part for part in found.split())
     same = not bare or word.casefold() in bare.casefold()
-    asked = (
-        word if len(word) <= SHOWN else f"{word[: SHOWN - 1]}…"
-    )  # data can be a word, a line never is
+    asked = word if len(word) <= SHOWN else f"{word[: SHOWN - 1]}…"
     return asked if same else f"{asked} ({textwrap.shorten(bare, SHOWN, placeholder='…')[:SHOWN]})"
 
 
